@@ -57,7 +57,8 @@ class OssImages:
     `profile` is one of the console ("sandbox" is the embedded server), "" for the active one; `bucket`, `region` and
     `prefix` (of the dataset) replace its own. `workers` are reader processes. `augment` crops and flips at random,
     by default for training. `image_size` 0 is automatic, as in `ossconsole train`. Under torch.distributed each rank
-    reads its own part of every batch of `batch_size` times the number of ranks.
+    reads its own part of every batch of `batch_size` times the number of ranks. `val_labels` and `class_index` are the
+    label files of a dataset without a manifest, as in `ossconsole train`.
 
     Raises ConsoleError: for example without a profile, without credentials, or without such a dataset.
     """
@@ -78,6 +79,8 @@ class OssImages:
         prefix: str = "",
         endpoint: str = "standard",
         val_split: float = 0.1,
+        val_labels: str = "",
+        class_index: str = "",
     ) -> None:
         self.batch_size = batch_size
         self.num_workers = workers
@@ -94,6 +97,8 @@ class OssImages:
             endpoint=EndpointKind(endpoint),
             seed=seed,
             val_split=val_split,
+            val_labels=val_labels,
+            class_index=class_index,
         )
         self._position = _Position()
         self._source: FailoverLoader | None = None
@@ -105,8 +110,7 @@ class OssImages:
             self._connector = connector_settings(opened)
             self.context = RunContext(new_run_id(), opened.profile, opened.credentials, self._settings, _log_event)
             store = resources.enter_context(contextlib.closing(ObjectStore(opened.profile, opened.credentials)))
-            self._data = training_data(store, opened.profile.dataset_prefix, val_split=val_split, seed=seed)
-            _check_split(self._data, self._split, store)
+            self._data = _dataset(store, opened.profile.dataset_prefix, self._settings, self._split)
             self._labels = torch.from_numpy(self._data.columns(str(self._split)).labels)
             self._transform = sample_transform(self._settings, self._data)
             self._compute = (
@@ -273,6 +277,13 @@ class SplitRequests:
     def requests(self, start: int = 0) -> Iterator[BatchRequest]:
         """The requests from number `start` on."""
         return (request for request in self._plan.requests(start) if request.split is self._split)
+
+
+def _dataset(store: ObjectStore, prefix: str, settings: TrainSettings, split: Split) -> TrainingData:
+    """The dataset below `prefix`. Raises ConsoleError where it does not exist or lacks the split."""
+    data = training_data(store, prefix, val_split=settings.val_split, seed=settings.seed, labels=settings.label_files)
+    _check_split(data, split, store)
+    return data
 
 
 def _check_split(data: TrainingData, split: Split, store: ObjectStore) -> None:

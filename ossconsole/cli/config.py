@@ -65,7 +65,8 @@ def show(as_json: bool, target: Target) -> None:
         return
     say(f"{'profile':<22}{resolution.profile.name}")
     for name, row in rows.items():
-        say(f"{name:<22}{row['value'] or '-'!s:<66}{row['origin']}")
+        origin = f"  ({row['origin']})" if row["origin"] else ""
+        say(f"{name:<22}{row['value'] or '-'}{origin}")
 
 
 @config.command()

@@ -9,8 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import msgspec
@@ -46,10 +46,11 @@ class _ExitState(msgspec.Struct, frozen=True):
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per step and event, without a screen.")
+@click.option("--tour", is_flag=True, help="Name each panel once, with captions; W does so at any time.")
 @mouse_option
 @profile_options
-def demo(target: Target, as_json: bool, no_mouse: bool) -> int:
-    """Sandbox, sample dataset and a ResNet-18 run, without an account, a GPU or root.
+def demo(target: Target, as_json: bool, tour: bool, no_mouse: bool) -> int:
+    """Sandbox, sample dataset and a training run, without an account, a GPU or root.
 
     Without a terminal it prints lines: it compares the endpoints and verifies the checkpoint in about a minute.
     """
@@ -66,13 +67,15 @@ def demo(target: Target, as_json: bool, no_mouse: bool) -> int:
         except SettingsError as error:
             say(f"{error.message} The demo prints lines instead.", err=True)
         else:
-            open_console(target, readonly=False, demo=True, mouse=not no_mouse)
+            open_console(target, readonly=False, demo=True, mouse=not no_mouse, tour=tour)
     from ossconsole.cli.demo import run_demo
 
     return run_demo(target, as_json=as_json)
 
 
-def open_console(target: Target, *, readonly: bool, demo: bool = False, mouse: bool = True) -> NoReturn:
+def open_console(
+    target: Target, *, readonly: bool, demo: bool = False, mouse: bool = True, tour: bool = False
+) -> NoReturn:
     """Shows the console until the user exits; ends the program with its exit code. Raises ConsoleError.
 
     Without `mouse` the terminal keeps it, to select text.
@@ -93,6 +96,7 @@ def open_console(target: Target, *, readonly: bool, demo: bool = False, mouse: b
     settings = load_settings()
     on_hangup = settings.on_hangup
     actions.use_keymap(actions.checked_keymap(settings.keys))
+    options = {"initial_mode": "train" if demo else "", "price_per_hour": settings.price_per_hour, "tour": tour}
     front = run_in_child(_killed)
     # Threads that list, sort or train give way to a key press sooner.
     sys.setswitchinterval(_SWITCH_S)
@@ -105,7 +109,7 @@ def open_console(target: Target, *, readonly: bool, demo: bool = False, mouse: b
     ):
         application.open()
         try:
-            left = asyncio.run(_show(application, signals, demo=demo, mouse=mouse))
+            left = asyncio.run(_show(application, signals, options, mouse=mouse))
         finally:
             signals.detach()
     if left.crash:
@@ -123,11 +127,13 @@ def open_console(target: Target, *, readonly: bool, demo: bool = False, mouse: b
     sys.exit(left.code)
 
 
-async def _show(application: Application, signals: ExitSignals, *, demo: bool, mouse: bool) -> _ExitState:
-    """Runs the App. An App that ends without a request to exit has crashed."""
+async def _show(
+    application: Application, signals: ExitSignals, options: Mapping[str, Any], *, mouse: bool
+) -> _ExitState:
+    """Runs the App with its `options`. An App that ends without a request to exit has crashed."""
     from ossconsole.tui.app import ConsoleApp
 
-    app: ConsoleApp = ConsoleApp(application, initial_mode="train" if demo else "")
+    app: ConsoleApp = ConsoleApp(application, **options)
     signals.attach(lambda code: app.exit(return_code=code), asyncio.get_running_loop())
     try:
         await app.run_async(mouse=mouse)

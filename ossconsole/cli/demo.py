@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target
 from ossconsole.cli.output import say, say_json
-from ossconsole.cli.sandbox import DEMO_SETTINGS, fill_sandbox
+from ossconsole.cli.sandbox import DEMO_SETTINGS, fill_sandbox, slow_down
 from ossconsole.cli.train import print_line, run_to_end
 from ossconsole.cli.unattended import Printing
 from ossconsole.config.endpoints import EndpointKind
@@ -19,6 +20,7 @@ from ossconsole.config.profiles import load_settings
 from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.auto import AutoCompare
+from ossconsole.telemetry.demo_speed import DemoSpeed, enough_steps
 from ossconsole.telemetry.events import megabytes, number, percent
 from ossconsole.telemetry.view import RunView
 
@@ -65,6 +67,8 @@ def run_demo(target: Target, *, as_json: bool) -> int:
         sampler = Sampler()
         run = TrainingRun(opened.profile, opened.credentials, _SETTINGS, sampler, on_event=driver)
         driver.run, printing.stop = run, run.stop
+        if opened.sandbox is not None:
+            driver.slow_down = functools.partial(slow_down, opened.sandbox.info)
         code = run_to_end(run, sampler, opened, on_hangup, as_json=as_json)
         if code == 0:
             _conclude(opened, run, driver.view, begun, as_json=as_json)
@@ -114,7 +118,10 @@ class _Driver:
     def __init__(self, show: Callable[[Event], None]) -> None:
         self.view = RunView()
         self.run: TrainingRun | None = None
+        self.slow_down: Callable[[float], None] = lambda _objects_per_s: None
         self._show = show
+        self._speed = DemoSpeed()
+        self._looks = 0
         self._auto = AutoCompare()
         self._until: float | None = None
 
@@ -127,6 +134,12 @@ class _Driver:
             self._steer(self.run, over=event.time >= self._until)
 
     def _steer(self, run: TrainingRun, *, over: bool) -> None:
+        looks = enough_steps(self.view) + (self.view.last_epoch is not None)  # before the start, and before the A/B
+        if looks > self._looks:
+            self._looks = looks
+            if caption := self._speed.slow_down(self.view):
+                self._show(events.InfoEvent(time=time.time(), message=caption, step=self.view.step))
+                self.slow_down(self._speed.objects_per_s)
         kind = self._auto.decide(self.view) if self.view.last_epoch is not None else None
         if self._auto.done or self.view.comparison.decided or over:
             run.stop()

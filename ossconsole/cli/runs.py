@@ -12,7 +12,7 @@ from ossconsole.cli.options import Target, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.resolve import FIELDS
 from ossconsole.config.text import counted
-from ossconsole.telemetry.events import worst_classes
+from ossconsole.telemetry.events import percent, worst_classes
 from ossconsole.telemetry.ranks import slowest
 from ossconsole.telemetry.runs import RunSummary, find_run, record_path
 
@@ -88,8 +88,10 @@ def report(name: str, form: str, out: Path | None, target: Target) -> None:
 
         say(write_page(bench_page(load(name)), out or Path(f"{name}.{form}"), form))
         return
+    from ossconsole.training.bench.buyers import run_buyers
+
     summary = _find(name, target)
-    say(write_report(Path(summary.path), out or Path(f"{summary.run}.{form}"), form))
+    say(write_report(Path(summary.path), out or Path(f"{summary.run}.{form}"), form, more=run_buyers))
 
 
 def _is_run(name: str) -> bool:
@@ -118,13 +120,13 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "device": _device(summary),
         "samples/s": rate,
         "model": summary.ceiling or None,
-        "data wait": None if summary.wait_fraction is None else f"{summary.wait_fraction:.0%} of the step",
+        "data wait": None if summary.wait_fraction is None else f"{percent(summary.wait_fraction)} of the step",
         "slowest": slowest(summary.ranks) or None,
         "A/B": None if comparison is None else comparison.words,
         "A/B of": None if comparison is None or comparison.conditions is None else comparison.conditions.words,
         "endpoint": None if summary.endpoint is None else f"{summary.endpoint}{simulated}",
         "loss": None if summary.loss is None else f"{summary.loss:.4f}",
-        "top-1": None if summary.top1 is None else f"{summary.top1:.1%}",
+        "top-1": None if summary.top1 is None else f"{summary.top1 * 100:.1f} %",
         "lowest": worst_classes(summary.class_top1) or None,
         "checkpoint": summary.checkpoint or None,
         "error": summary.error or None,

@@ -272,7 +272,7 @@ def _rate_text(progress: UploadProgress) -> str:
         minutes, seconds = divmod(round(progress.eta_s), 60)
         parts.append(f"{minutes}:{seconds:02} left")
     if progress.bottleneck:
-        parts.append(f"bound by {progress.bottleneck}")
+        parts.append(f"limited by {progress.bottleneck}")
     return "  ".join(parts)
 
 

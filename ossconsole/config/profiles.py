@@ -6,6 +6,7 @@ Errors name the file, the line, the key and the nearest valid spelling.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -187,7 +188,7 @@ def _prefix(field: str, text: str) -> str:
     return prefix
 
 
-_TOP_KEYS = ("active", "on_hangup", "keys", "profiles")
+_TOP_KEYS = ("active", "on_hangup", "price_per_hour", "keys", "profiles")
 _PROFILE_KEYS = tuple(name for name in Profile.__struct_fields__ if name not in {"name", "simulated"})
 
 
@@ -202,11 +203,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings file: all profiles, the name of the active one ("": the sandbox), and common settings.
 
     `keys` are the keys of the console's actions by their names, such as `train.pause`; the console validates them.
+    `price_per_hour` is what an hour of the training machine costs in CNY, 0 where the user has not said.
     """
 
     active: str = ""
     profiles: dict[str, Profile] = {}
     on_hangup: OnHangup = OnHangup.CONTINUE
+    price_per_hour: float = 0.0
     keys: dict[str, str] = {}
 
     def profile(self, name: str) -> Profile:
@@ -269,11 +272,12 @@ def save_settings(settings: Settings, path: Path | None = None) -> None:
         values = msgspec.structs.asdict(profile)
         profiles[name] = {key: values[key] for key in _PROFILE_KEYS if values[key] is not None}
     choice = {} if settings.on_hangup is OnHangup.CONTINUE else {"on_hangup": settings.on_hangup.value}
+    price = {"price_per_hour": settings.price_per_hour} if settings.price_per_hour else {}
     keys: dict[str, dict[str, str]] = {}
     for name, text in settings.keys.items():
         scope, _, action = name.partition(".")
         keys.setdefault(scope, {})[action] = text
-    document = {"active": settings.active, **choice, **({"keys": keys} if keys else {}), "profiles": profiles}
+    document = {"active": settings.active, **choice, **price, **({"keys": keys} if keys else {}), "profiles": profiles}
     write_private(path or settings_path(), msgspec.toml.encode(document))
 
 
@@ -303,7 +307,13 @@ class _SettingsParser:
                 "", "active", f"the active profile {active!r} does not exist.", _suggestion(str(active), list(profiles))
             )
         on_hangup, keys = self._on_hangup(document), self._keys(document.get("keys", {}))
-        return Settings(active=active, profiles=profiles, on_hangup=on_hangup, keys=keys)
+        price = self._price(document.get("price_per_hour", 0.0))
+        return Settings(active=active, profiles=profiles, on_hangup=on_hangup, price_per_hour=price, keys=keys)
+
+    def _price(self, value: Any) -> float:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+            raise self._error("", "price_per_hour", f"price_per_hour must be a number of CNY, not {value!r}.")
+        return float(value)
 
     def _keys(self, scopes: Any) -> dict[str, str]:
         if not isinstance(scopes, dict) or not all(isinstance(actions, dict) for actions in scopes.values()):

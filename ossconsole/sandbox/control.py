@@ -12,7 +12,7 @@ import http.client
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -48,6 +48,12 @@ class IssuedKey(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"IssuedKey({self.id})"
+
+
+class StandardSpeed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """GETs per second of the bucket from now on, over all connections; 0 is unlimited."""
+
+    objects_per_s: Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +109,10 @@ class SandboxControl:
     def clear_cache(self) -> None:
         """Empties the accelerator's cache."""
         self._call("DELETE", "cache")
+
+    def set_standard_speed(self, objects_per_s: float) -> None:
+        """Changes the simulated speed of the standard endpoint, for all users of the sandbox."""
+        self._call("PUT", "speed", StandardSpeed(objects_per_s=objects_per_s))
 
     def status(self) -> Status:
         """The sandbox's statistics."""
@@ -176,10 +186,14 @@ class ControlApi:
                 service.store.finish_restores()
             case "DELETE", "cache":
                 service.cache.clear()
+            case "PUT", "speed":
+                speed = msgspec.json.decode(body, type=StandardSpeed).objects_per_s
+                service.origin.limit(speed)
+                self._shaping = msgspec.structs.replace(self._shaping, standard_objects_per_s=speed)
             case "GET", "status":
                 return _json(self._status())
             case _:
-                return web.Response(status=404, text="faults, keys, restores, cache, status")
+                return web.Response(status=404, text="faults, keys, restores, cache, speed, status")
         return web.Response(status=204)
 
     def _issue(self, wanted: KeyRequest) -> IssuedKey:

@@ -89,6 +89,10 @@ class OriginDelay:
         self._get_s = shaping.standard_first_byte_ms / 1000
         self._put_s = shaping.put_first_byte_ms / 1000
 
+    def limit(self, objects_per_s: float) -> None:
+        """Changes the GETs per second, for those that are not waiting yet."""
+        self._objects = Pace(objects_per_s)
+
     async def get(self) -> None:
         """Waits as long as a GET waits for its first byte."""
         await self._wait(self._objects.reserve(self._clock()) + self._get_s)

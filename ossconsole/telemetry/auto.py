@@ -108,8 +108,8 @@ class AutoCompare:
         self.done = True
         comparison = msgspec.structs.replace(comparison, over=True)
         found = f"the accelerated endpoint {comparison.sentence}" if comparison.decided else comparison.words
-        self.outcome = f"auto-A/B {how}{why}: {found}"
-        self._short = f"auto-A/B {how}: {comparison.words}"
+        self.outcome = f"auto A/B {how}{why}: {found}"
+        self._short = f"auto A/B {how}: {comparison.words}"
 
     def _ask(self, kind: EndpointKind) -> EndpointKind:
         self._asked = kind
@@ -121,7 +121,7 @@ class AutoCompare:
         if self._short:
             return self._short
         found = Comparison(pairs=self._collected)
-        return f"auto-A/B: {found.pairs}/{found.needed} pairs, goal ± {TARGET * 100:.0f} %"
+        return f"auto A/B: {found.pairs}/{found.needed} pairs, until ± {TARGET * 100:.0f} %"
 
 
 def _enough(comparison: Comparison) -> bool:

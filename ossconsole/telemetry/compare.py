@@ -254,9 +254,15 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return f"gives the same as standard: {self.words}{cold}" if self.decided else ""
 
     @property
+    def cache_state(self) -> str:
+        """The accelerator's cache in the measured pairs; it may be full by now."""
+        full = self.coverage >= _WHOLE
+        return "cache warm" if not self.cold else "cache was filling" if full else "cache filling"
+
+    @property
     def cache_words(self) -> str:
         """What is known of the accelerator's cache."""
-        state = "cache filling" if self.cold else "cache warm"
+        state = self.cache_state
         return state if self.hit_rate is None else f"{state}, hit rate {self.hit_rate * 100:.0f} % (estimated)"
 
     def report(self) -> ComparisonReport:
@@ -277,6 +283,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
             cold=self.cold,
             conditions=self.conditions,
         )
+
+
+_WHOLE = 0.995  # of the dataset was read through the cache
 
 
 class ComparisonReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -89,15 +89,15 @@ def _diagnose_steps(view: RunView, split: StepSplit, *, has_accelerated: bool) -
         return Diagnosis(Bottleneck.HOST, late, _HOST_ADVICE)
     if wait < COMPUTE_BOUND:
         return Diagnosis(Bottleneck.COMPUTE, text, _compute_advice(view))
+    uneven = slowest(view.loader_waits.ranks)
+    named = f"{uneven}; " if uneven else ""
     if split.decode_share >= DECODE_BOUND:
         decoding = _decoding(view.measurement, split.decode_share)
-        return Diagnosis(Bottleneck.DECODE, decoding, _decode_advice(view.measurement))
+        return Diagnosis(Bottleneck.DECODE, decoding, f"{named}{_decode_advice(view.measurement)}")
     bound = Bottleneck.IO if wait >= IO_BOUND else Bottleneck.MIXED
     gain = view.measurement.format_gain(view.delivering) if view.delivering and bound is Bottleneck.IO else None
     advice = _gain_advice(view, split, has_accelerated=has_accelerated, format_known=gain is not None)
-    uneven = slowest(view.loader_waits.ranks)
-    advice = f"{uneven}; {advice}" if uneven else advice
-    return Diagnosis(bound, text, advice, gain.words if gain is not None else "")
+    return Diagnosis(bound, text, f"{named}{advice}", gain.words if gain is not None else "")
 
 
 def _diagnose_loader(view: RunView, run: events.Run, split: StepSplit) -> Diagnosis:
@@ -160,8 +160,8 @@ def _idle(view: RunView, now: float) -> Diagnosis | None:
         passed, needed = view.settling
         return Diagnosis(
             Bottleneck.NONE,
-            f"settling on {view.endpoint}",
-            f"batch {passed} of {needed} after the switch; prefetched batches are not counted",
+            f"switching to {view.endpoint}",
+            f"prefetched batches are not counted: {passed} of {needed}",
         )
     return None
 
@@ -221,7 +221,7 @@ def _waiter(view: RunView) -> str:
 def _compute_advice(view: RunView) -> str:
     found = view.comparison
     if view.delivering is EndpointKind.ACCELERATED:
-        known = _compared(found) or "the accelerated endpoint keeps up"
+        known = _compared(found) or "data is not the bottleneck on accelerated"
         return f"{known}; faster reading would not help"
     if found.faster is EndpointKind.ACCELERATED:
         return _measured(found)
@@ -250,6 +250,8 @@ def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool, form
             parts = [ceiling.short, _compared(found)]
         else:
             parts = [_compared(found), more, ceiling.short]
+        if (hits := view.measurement.cold_hits) is not None:
+            parts.insert(0, f"the cache is cold, hit rate {percent(hits)} (estimated): w (ossconsole warm) fills it")
         return "; ".join(part for part in parts if part)
     if not has_accelerated:
         return f"an accelerator{or_jpeg} would be worth {at_most}"

@@ -75,7 +75,7 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     `stored_as` is "objects" (one for each sample) or "shards"; `versions` are those of the libraries that read.
     `cores` may be used by the process and its readers; 0 where unknown. `loader` is the class of the loader that a
     script is watched with (see `ossconsole.watch`), "" for a run of the console. `benchmark` says what the endpoints
-    gave on its machine; null where that is not known.
+    gave on its machine; null where that is not known. `dataset_prefix` is "" in records of earlier versions.
     """
 
     run: str
@@ -96,6 +96,7 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     cores: int = 0
     loader: str = ""
     benchmark: Benchmarked | None = None
+    dataset_prefix: str = ""
 
 
 class Step(_Event, frozen=True, kw_only=True, tag="step"):
@@ -380,7 +381,7 @@ def to_log_line(event: Event) -> LogLine | None:
         case State(state=RunState.PAUSED):
             text = "paused"
         case State(state=RunState.STOPPING):
-            text = "stopping: a checkpoint is written first"
+            text = "stopping: saving a checkpoint"
         case Switch():
             level, endpoint = "switch", event.endpoint
             text = f"switched to {event.endpoint}{f' ({event.reason})' if event.reason else ''}"

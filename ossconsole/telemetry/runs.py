@@ -87,16 +87,16 @@ class RunRecord(AbstractContextManager["RunRecord"]):
         """
         lines = b"".join(events.encode(event) + b"\n" for event in new)
         with self._lock:
-            written = 0
             try:
                 written = self._write(lines)
-                if written < len(lines):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                if not all(isinstance(event, _UNSYNCED) for event in new):
+                problem = "" if written == len(lines) else os.strerror(errno.ENOSPC)
+                if not problem and not all(isinstance(event, _UNSYNCED) for event in new):
                     os.fsync(self._fd)
             except OSError as error:
+                written, problem = 0, str(error.strerror)
+            if problem:
                 self.lost += len(new) - lines[:written].count(b"\n")
-                self.problem = f"The run record {self.path} lacks {counted(self.lost, 'event')}: {error.strerror}."
+                self.problem = f"The run record {self.path} lacks {counted(self.lost, 'event')}: {problem}."
 
     def _write(self, lines: bytes) -> int:
         """Returns how many of the bytes the disk has accepted."""

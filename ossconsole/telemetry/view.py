@@ -72,6 +72,7 @@ class RunView:
         self.state_since: float | None = None
         self.endpoint: EndpointKind | None = None
         self.last_step: events.Step | None = None
+        self._entered_at = 0
         self.last_epoch: events.Epoch | None = None
         self.best_top1: float | None = None
         self.last_checkpoint: events.Checkpoint | None = None
@@ -107,6 +108,7 @@ class RunView:
                 self._apply_run(event)
             case events.State():
                 self._apply_state(event.state, event.time)
+                self._entered_at = event.step
             case events.Switch():
                 self.endpoint = event.endpoint
                 self.switches.append(Span(event.time, event.endpoint))
@@ -237,8 +239,8 @@ class RunView:
 
     @property
     def step(self) -> int:
-        """The newest step; 0 before the first."""
-        return self.last_step.step if self.last_step else 0
+        """The newest step; before the first of a resumed run, the one it resumes from; else 0."""
+        return self.last_step.step if self.last_step else self._entered_at
 
     @property
     def delivering(self) -> EndpointKind | None:
@@ -274,6 +276,13 @@ class RunView:
     def figures(self, kind: EndpointKind) -> EndpointFigures:
         """The metrics of one endpoint, over its settled steps."""
         return self.measurement.figures(kind)
+
+    @property
+    def compute_rate(self) -> float | None:
+        """Samples per second that the recent steps would have reached without a wait for data; None before them."""
+        step, split = self.last_step, self.split
+        working = split.total - split.wait if split is not None else 0.0
+        return step.samples / working if step is not None and working > 0 else None
 
     @property
     def split(self) -> StepSplit | None:

@@ -233,5 +233,6 @@ class RunContext:
                 stored_as=stored_as,
                 versions=installed_versions(),
                 cores=usable_cores(),
+                dataset_prefix=self.profile.dataset_prefix,
             )
         )

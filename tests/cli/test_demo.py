@@ -18,7 +18,7 @@ from ossconsole.cli import demo
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.sample_data import make_sample_images
 from ossconsole.sandbox.process import INFO_NAME, SandboxInfo
-from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.events import Event, InfoEvent, RunState
 from tests.cli.consoles import cleared, processes_of, wait_until
 from tests.telemetry.runs import START, Feed
 
@@ -111,6 +111,20 @@ def test_it_ends_as_soon_as_the_comparison_is_decided() -> None:
     assert found.estimate is not None
     assert not found.estimate.precise
     assert feed.time - START < demo._MEASURE_S
+
+
+@pytest.mark.parametrize(("seconds", "slowed"), [(0.5, True), (0.02, False)])
+def test_a_busy_machine_gets_a_slower_standard_endpoint(seconds: float, *, slowed: bool) -> None:
+    shown: list[Event] = []
+    feed, driver, speeds = Feed(epochs=1000, steps_per_epoch=50), demo._Driver(shown.append), list[float]()
+    driver.slow_down = speeds.append
+    SteeredRun(feed, driver)
+    feed.state(RunState.RUNNING).steps(20, seconds=seconds, wait=0.0)
+    assert speeds == ([pytest.approx(feed.batch / seconds / 3)] if slowed else [])
+    assert (
+        any("(simulated) is slowed down to" in event.message for event in shown if isinstance(event, InfoEvent))
+        == slowed
+    )
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.models import squeezenet1_1
 
 from ossconsole.cli.app import ossconsole
@@ -18,6 +19,8 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import NO_RETRY
+from ossconsole.telemetry.predictions import read_predictions
+from ossconsole.telemetry.runs import RunRecord, record_path
 from tests.sandboxed import Sandboxed
 
 SIDE, VAL_SAMPLES = 32, 21
@@ -111,6 +114,26 @@ def test_text_names_classes_confusions_and_images(
     assert f"of {VAL_SAMPLES} images" in out
     assert " taken for " in out
     assert out.count(f"{store.profile.dataset_prefix}/val/") == 2
+
+
+def test_the_result_is_saved_beside_the_record_of_the_run(
+    store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(packed(squeezenet1_1(num_classes=3).state_dict(), run="20260101-000000-abcd"))
+    assert evaluate(store, str(path), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["saved"] == ""  # this machine has no such run
+    record = record_path("20260101-000000-abcd")
+    RunRecord(record).close()
+    assert evaluate(store, str(path), "--worst=2") == 0
+    assert "`ossconsole report 20260101-000000-abcd` shows it" in capsys.readouterr().out
+    found = read_predictions(record)
+    assert found is not None
+    assert (found.images, found.checkpoint) == (VAL_SAMPLES, str(path))
+    for wrong in found.worst:
+        shown = np.asarray(Image.open(io.BytesIO(wrong.thumbnail)), np.float32)
+        as_stored = image(int(wrong.key.rpartition("/")[2].removesuffix(".u8"))).transpose(1, 2, 0)
+        assert np.abs(shown.mean((0, 1)) - as_stored.mean((0, 1))).max() < 4  # of 255; noise compresses badly
 
 
 @pytest.mark.parametrize(

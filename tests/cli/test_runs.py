@@ -50,9 +50,9 @@ def test_status_for_people(finished: Path) -> None:
         "3 (epoch 1)",
         "8.0",
         "1.40x (1.30 to 1.50), 6 pairs",
-        "75% of the step",
+        "75 % of the step",
         "checkpoints/one-3.pt",
-        "50.0%",
+        "50.0 %",
         "25 % of what the model can do on this GPU (benchmark t4)",
         str(finished),
     ):

@@ -14,6 +14,7 @@ from ossconsole.dataset.upload.progress import (
     Counts,
     PipelineStage,
     UploadRates,
+    UploadStats,
     sample_failed,
     sample_missing,
     sample_sent,
@@ -102,3 +103,14 @@ def test_the_busiest_stage_is_the_bottleneck() -> None:
     assert bottleneck(Busy(read=1, prepare=8, send=2, capped=37)) is PipelineStage.CAP
     assert bottleneck(Busy(read=1, prepare=3, send=2)) is PipelineStage.PLAN
     assert bottleneck(Busy()) is None
+
+
+def test_the_classes_uploaded_last_are_reported_by_name() -> None:
+    stats = UploadStats(workers=1)
+    for name in [f"class-{number:02}" for number in range(30)] + ["class-03", "class-29"]:
+        stats.count_class(name)
+    found = stats.snapshot(paused=False, parallelism=1, bandwidth=None, error="", waiting="")
+    assert found.class_count == 30
+    assert len(found.classes) == 24
+    assert found.classes[0] == ("class-03", 2)
+    assert found.classes[-1] == ("class-29", 2)

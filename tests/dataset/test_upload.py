@@ -62,8 +62,11 @@ def test_a_second_run_sends_only_what_changed(
 ) -> None:
     settings = settings_for(source)
     upload(profile, sandboxed_bucket.owner, settings)
-    same = upload(profile, sandboxed_bucket.owner, settings)
+    job = create_upload(profile, sandboxed_bucket.owner, settings)
+    job.start()
+    same = job.result(WAIT_S)
     assert (same.uploaded, same.unchanged, same.failed) == (0, 8, 0)
+    assert job.progress().classes == (("ants", 4), ("bees", 4))
     (source / "train/ants/0.jpg").write_bytes(jpeg(50))  # another picture
     (source / "train/bees/1.jpg").touch()  # another time, the same picture
     (source / "train/bees/new.jpg").write_bytes(jpeg(51))

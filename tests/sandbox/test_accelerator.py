@@ -88,6 +88,13 @@ def test_appends_are_seen(info: SandboxInfo) -> None:
     assert accelerated.get_object("log").read() == b"onetwo"
 
 
+def test_the_speed_of_the_standard_endpoint_is_changed_while_it_runs(tmp_path: Path) -> None:
+    with SandboxProcess.start(tmp_path, unshaped=True) as running:
+        SandboxControl(running.info).set_standard_speed(20)
+        shaping = SandboxControl(running.info).status().shaping
+    assert shaping == msgspec.structs.replace(Shaping.none(), standard_objects_per_s=20)
+
+
 def test_figures_given_beside_unshaped_hold(tmp_path: Path) -> None:
     arguments = ["--put-first-byte-ms=5", "--cache-mb=1"]
     with SandboxProcess.start(tmp_path, unshaped=True, arguments=arguments) as running:

@@ -100,6 +100,20 @@ def test_the_standard_rate_is_a_total(tmp_path: Path) -> None:
     assert max(time.waits) == pytest.approx(102 / 103 + 0.035)
 
 
+def test_the_standard_rate_can_be_changed(tmp_path: Path) -> None:
+    time = FakeTime()
+    origin = OriginDelay(Shaping(standard_first_byte_ms=0, standard_objects_per_s=100), time.clock, time.sleep)
+    origin.limit(10)
+
+    async def three() -> None:
+        for _ in range(3):
+            time.now = 1000.0
+            await origin.get()
+
+    asyncio.run(three())
+    assert max(time.waits) == pytest.approx(0.2)
+
+
 def test_first_accelerated_read_costs_the_origin_and_the_second_does_not(shaped: Bench) -> None:
     stored = shaped.store(b"data")
     first, first_s = shaped.read(ACCELERATED, stored)

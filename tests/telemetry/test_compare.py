@@ -280,10 +280,11 @@ def test_the_temperature_is_that_of_the_single_samples_whatever_was_read_before(
     found = feed.view.comparison
     assert found.hit_rate == warm
     assert feed.view.figures(ACCELERATED).cold == (warm == 0.0)
+    assert feed.view.measurement.cold_hits == (0.0 if warm == 0.0 else None)
 
 
 def run_auto(auto: AutoCompare, feed: Feed, fast: float, *, limit: int = 5000) -> list[EndpointKind]:
-    """Steps until auto-A/B is done; gives what it switched to."""
+    """Steps until auto A/B is done; gives what it switched to."""
     asked = []
     for _ in range(limit):
         seconds = fast if feed.endpoint is ACCELERATED else 0.5
@@ -304,9 +305,9 @@ def test_auto_alternates_until_it_is_decided_and_ends_on_the_faster() -> None:
     assert asked[:6] == [ACCELERATED, STANDARD] * 3
     assert feed.view.endpoint is ACCELERATED
     assert feed.view.comparison.faster is ACCELERATED
-    assert auto.words == "auto-A/B done: 2.00x (2.00 to 2.00), 6 pairs"
+    assert auto.words == "auto A/B done: 2.00x (2.00 to 2.00), 6 pairs"
     assert auto.outcome.startswith(
-        "auto-A/B done: the accelerated endpoint gives 2.00x of standard (2.00 to 2.00), 6 pairs"
+        "auto A/B done: the accelerated endpoint gives 2.00x of standard (2.00 to 2.00), 6 pairs"
     )
 
 
@@ -329,7 +330,7 @@ def test_auto_that_ends_too_soon_says_so() -> None:
     feed, auto = started().steps(60), AutoCompare()
     auto.decide(feed.view)
     auto.end("the run is over", feed.view)
-    assert auto.outcome == "auto-A/B ended, the run is over: too short: 0 of 6 pairs"
+    assert auto.outcome == "auto A/B ended, the run is over: too short: 0 of 6 pairs"
 
 
 def test_auto_keeps_what_it_found() -> None:
@@ -350,7 +351,7 @@ def test_auto_goes_back_where_the_accelerator_is_slower() -> None:
 def test_auto_ends_where_there_is_no_difference() -> None:
     feed, auto = started(), AutoCompare()
     run_auto(auto, feed, fast=0.5)
-    assert auto.words == "auto-A/B done: no difference found within ± 1 %"
+    assert auto.words == "auto A/B done: no difference found within ± 1 %"
 
 
 def test_auto_gives_up_where_the_pairs_scatter_and_tells_no_ratio() -> None:
@@ -362,7 +363,7 @@ def test_auto_gives_up_where_the_pairs_scatter_and_tells_no_ratio() -> None:
             if (kind := auto.decide(feed.view)) is not None:
                 feed.switch(kind)
     assert feed.view.comparison.pairs == MAX_PAIRS
-    assert auto.words.startswith("auto-A/B gave up: inconclusive: ")
+    assert auto.words.startswith("auto A/B gave up: inconclusive: ")
 
 
 def test_auto_waits_for_the_endpoint_it_asked_for() -> None:
@@ -380,3 +381,11 @@ def test_auto_asked_for_again_looks_once_more() -> None:
     run_auto(again, feed, fast=0.25)
     assert again.done
     assert feed.view.comparison.pairs == LOOKS[1]
+
+
+@pytest.mark.parametrize(
+    ("cold", "coverage", "words"),
+    [(True, 0.4, "cache filling"), (True, 1.0, "cache was filling"), (False, 1.0, "cache warm")],
+)
+def test_a_full_cache_is_not_called_filling(*, cold: bool, coverage: float, words: str) -> None:
+    assert Comparison(cold=cold, coverage=coverage).cache_state == words

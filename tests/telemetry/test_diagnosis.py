@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.diagnosis import Bottleneck, diagnose, final_advice
 from ossconsole.telemetry.events import RunState
@@ -102,7 +103,7 @@ def test_only_a_gpu_is_called_one() -> None:
 def test_settling_is_reported_instead_of_a_diagnosis() -> None:
     feed = running().steps(20).switch(ACCELERATED).steps(1)
     verdict = diagnose(feed.view, feed.time)
-    assert (verdict.bottleneck, verdict.text) == (Bottleneck.NONE, "settling on accelerated")
+    assert (verdict.bottleneck, verdict.text) == (Bottleneck.NONE, "switching to accelerated")
 
 
 def test_a_silent_run_names_the_endpoint() -> None:
@@ -145,6 +146,17 @@ def test_a_fully_used_accelerator_is_reported() -> None:
     feed = accelerated_at(15_000_000)
     advice = diagnose(feed.view, feed.time).advice
     assert advice == "more workers: at most 2.5x (estimated); 10 % of what 1 TB gives (300 MB/s)"
+
+
+@pytest.mark.parametrize(("single_s", "cold"), [(0.05, True), (0.004, False), (0.0, False)])
+def test_a_cold_cache_names_the_warm_up(single_s: float, *, cold: bool) -> None:
+    """Only where single samples say so: a first epoch may find what an earlier run has left."""
+    feed = running(steps_per_epoch=1000, batch=100).steps(30, single_s=0.05)
+    for _ in range(2):
+        feed.switch(EndpointKind.STANDARD).steps(30, single_s=0.05)
+        feed.switch(ACCELERATED).steps(100, seconds=1.0, wait=0.6, single_s=single_s)
+    advice = diagnose(feed.view, feed.time).advice
+    assert advice.startswith("the cache is cold, hit rate 0 % (estimated): w (ossconsole warm) fills it; ") == cold
 
 
 FLOAT_BYTES, U8_BYTES = 602_112, 150_528  # of a sample at 224 px

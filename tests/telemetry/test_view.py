@@ -264,3 +264,11 @@ def test_only_the_gpus_of_the_run_are_averaged() -> None:
     assert [gpu.index for gpu in view.gpus] == [1, 3]
     last = {name: series.last.last for name, series in view.series.items() if series.last is not None}
     assert (last["gpus.utilization"], last["gpus.power"], last["gpu2.utilization"]) == (40.0, 100.0, 40.0)
+
+
+def test_a_resumed_run_is_at_the_step_it_resumes_from() -> None:
+    feed = Feed()
+    feed.view.apply(events.State(time=feed.time, state=RunState.VALIDATING, step=80))
+    assert feed.view.step == 80
+    feed.step = 80
+    assert feed.steps(1).view.step == 81

@@ -21,10 +21,20 @@ from ossconsole.dataset.manifest import object_key
 from ossconsole.telemetry.host import CpuLimit, usable_cores
 from ossconsole.training.bench.benchmark import Bench, BenchSettings
 from ossconsole.training.bench.requests import BenchDataset, BenchRequests, next_batch
-from ossconsole.training.bench.results import BenchEvent, CacheState, Limit, LimitKind, Mode, Reading, ReadPath
+from ossconsole.training.bench.results import (
+    BenchCase,
+    BenchEvent,
+    CacheState,
+    Limit,
+    LimitKind,
+    Mode,
+    Reading,
+    ReadPath,
+)
 from ossconsole.training.compute.device import compute_threads
 from ossconsole.training.loading.loader import SkippedSample
 from tests.training.conftest import SIDE, TRAIN_SAMPLES, Bucket
+from tests.training.test_readings import reading
 
 SETTINGS = BenchSettings(workers=(1,), batch_sizes=(8,), seconds=0.1, rounds=2)
 
@@ -190,3 +200,22 @@ def test_a_few_cores_are_left_to_the_readers(workers: int, cores: int, threads: 
 @pytest.mark.parametrize(("cores", "most"), [(1.0, 1), (0.5, 1), (4096.0, 4096)])
 def test_the_containers_limit_bounds_the_cores(cores: float, most: int) -> None:
     assert 1 <= usable_cores(CpuLimit(cores, seconds=lambda: None)) <= most
+
+
+def test_a_case_takes_part_until_its_ratio_is_decided(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    visited: Counter[int] = Counter()
+
+    def visit(bench: Any, cell: BenchCase, path: ReadPath, number: int) -> None:
+        visited[cell.batch_size] += 1
+        slower = 3.0 if path is ReadPath.STANDARD else 1.0
+        noise = 1.02 if cell.batch_size == 8 else 30.0
+        rate = 300 / slower * (noise if number % 2 else 1.0) ** (1 if path is ReadPath.STANDARD else -1)
+        bench._readings.append(msgspec.structs.replace(reading(EndpointKind(path), rate, number), cell=cell))
+
+    monkeypatch.setattr(Bench, "_visit", visit)
+    settings = msgspec.structs.replace(
+        SETTINGS, batch_sizes=(8, 4), modes=(Mode.LOADER,), rounds=13, until_decided=True, limits=False
+    )
+    summary = Bench(bucket.profile, bucket.credentials, settings).run()
+    assert visited == {8: 2 * 6, 4: 2 * 13}
+    assert "1 setup of 2 decided" in summary.headline

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.endpoints import EndpointKind
@@ -25,6 +26,7 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.sampler import TelemetrySample
 from ossconsole.telemetry.samples import GpuSample, GpuSnapshot, HostSample
+from ossconsole.training.run_evaluation import EvaluationJob
 from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.console import ConsoleState, PreparationStage, Ready, Setting, StageState, Starting
 
@@ -235,9 +237,12 @@ class FakeServices:
     planned: list[UploadSettings] = field(default_factory=list)
     uploads: list[UploadSettings] = field(default_factory=list)
     warm_up: WarmUp | ConsoleError | None = None
+    of_checkpoint: dict[str, Any] = field(default_factory=dict)
+    evaluation: EvaluationJob | ConsoleError | None = None
     warm_ups: list[bool] = field(default_factory=list)
     begun: int = 0
     demos: int = 0
+    sandbox_speeds: list[float] = field(default_factory=list)
     is_demo: bool = False
     _last: ConsoleState = Starting()  # noqa: RUF009 - it is immutable
 
@@ -298,12 +303,28 @@ class FakeServices:
         assert self.warm_up is not None
         return self.warm_up
 
+    def plan_evaluation(self, record: Path) -> EvaluationJob:
+        may_block()
+        if isinstance(self.evaluation, ConsoleError):
+            raise self.evaluation
+        assert self.evaluation is not None
+        assert self.evaluation.record == record
+        return self.evaluation
+
+    def settings_to_resume(self, settings: TrainSettings) -> dict[str, Any]:
+        may_block()
+        assert settings.resume
+        return self.of_checkpoint
+
     def start_run(self, settings: TrainSettings, dataset_prefix: str = "") -> FakeRun:
         may_block()
         self.started.append(settings)
         self.started_on.append(dataset_prefix)
         self.run = FakeRun(state=RunState.STARTING)
         return self.run
+
+    def slow_down_sandbox(self, objects_per_s: float) -> None:
+        self.sandbox_speeds.append(objects_per_s)
 
     def start_demo(self) -> None:
         may_block()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import msgspec
@@ -11,11 +12,12 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import RunRecord, record_path
-from ossconsole.telemetry.view import RunView
+from ossconsole.telemetry.series import Point
 from ossconsole.tui.kit.glyphs import ASCII, BLOCK, BRAILLE, Glyphs
 from ossconsole.tui.train.charts import SPEED
 from ossconsole.tui.train.replay import ReplayScreen
-from ossconsole.tui.train.runs import STYLES, RunCompareScreen, RunsScreen, differences, overlay
+from ossconsole.tui.train.run_compare import STYLES, Axes, ComparedRun, RunCompareScreen, differences, overlay, smoothed
+from ossconsole.tui.train.runs import RunsScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import START, FakeServices, Script
 from tests.tui.screens import settle, shown
@@ -124,20 +126,20 @@ async def test_without_runs_the_list_says_so(make_app: AppMaker) -> None:
 
 @pytest.mark.parametrize("glyphs", [BRAILLE, BLOCK, ASCII], ids=lambda glyphs: glyphs.name)
 def test_curves_of_several_runs_share_the_axes_and_differ_without_colours(glyphs: Glyphs) -> None:
-    views = [view_of(Script().steps(60, wait=wait)) for wait in (0.4, 0.2, 0.05)]
-    lines = overlay(views, SPEED, glyphs, 100, 14)
+    runs = [reduced(Script().steps(60, wait=wait)) for wait in (0.4, 0.2, 0.05)]
+    lines = overlay(runs, SPEED, glyphs, 100, 14)
     assert len(lines) == 14
     assert all(line.width <= 100 for line in lines)
     for place, style in enumerate(STYLES[:3], 1):
         assert (f"{place} ", style) in lines[0].pieces
-        cells = [piece for line in lines[1:-1] for piece in line.pieces if piece[1] == style and piece[0].strip()]
+        cells = "".join(text for line in lines[1:-1] for text, used in line.pieces if used == style)
         assert len(cells) > 5, place
     assert "0:10" in lines[-1].text
     assert lines[1].text.strip()[0].isdigit()
 
 
 def test_six_runs_are_compared_in_a_table() -> None:
-    views = [view_of(Script(batch=number).steps(5)) for number in range(1, 7)]
+    views = [reduced(Script(batch=number).steps(5)).view for number in range(1, 7)]
     for view, number in zip(views, range(1, 7), strict=True):
         assert view.run is not None
         view.run.settings["batch_size"] = number
@@ -145,8 +147,39 @@ def test_six_runs_are_compared_in_a_table() -> None:
     assert next(line.text for line in lines if "batch size" in line.text).split()[2:] == list("123456")
 
 
-def view_of(script: Script) -> RunView:
-    view = RunView()
+def test_the_step_axis_and_the_smoothing_are_named_in_the_legend() -> None:
+    runs = [reduced(Script().steps(steps)) for steps in (200, 100)]
+    lines = overlay(runs, SPEED, BRAILLE, 100, 14, axes=Axes(by_step=True, smoothing=0.05))
+    assert "by step, smoothed over 10 steps" in lines[0].text
+    assert lines[-1].text.split()[:3] == ["0", "30", "60"]
+    assert "·   ·   ·" in lines[1].text
+    assert "by time, not smoothed" in overlay(runs, SPEED, BRAILLE, 100, 14, axes=Axes(smoothing=0.0))[0].text
+
+
+def test_smoothing_leaves_gaps_out() -> None:
+    nan = math.nan
+    points = [Point(at, value, value, value, math.isnan(value)) for at, value in enumerate((1.0, 3.0, nan, 5.0))]
+    assert [point.last for point in smoothed(points, 2.0)] == [2.0, 2.0, pytest.approx(nan, nan_ok=True), 5.0]
+    assert smoothed(points, 0.0)[1] is points[1]
+
+
+async def test_keys_change_the_axis_and_the_smoothing(make_app: AppMaker, two_runs: tuple[str, str]) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("r")
+        await settle(pilot)
+        await pilot.press("space", "space", "c")
+        await settle(pilot)
+        await settle(pilot)
+        assert "by time, smoothed over" in shown(app)
+        await pilot.press("t", "u")
+        await settle(pilot)
+        assert "by step, smoothed over 6 steps" in shown(app)
+
+
+def reduced(script: Script) -> ComparedRun:
+    run = ComparedRun()
     for event in script.events:
-        view.apply(event)
-    return view
+        run.apply(event)
+    return run

@@ -484,6 +484,15 @@ async def test_a_run_says_how_much_of_its_models_ceiling_it_reaches(make_app: Ap
         assert f"model         50{words}" in shown(app)
 
 
+async def test_with_a_price_the_card_says_what_the_faster_endpoint_saves(make_app: AppMaker) -> None:
+    script = decided().end_epoch().state(RunState.FINISHED).summary()
+    services = FakeServices(run=FakeRun(list(script.events), state=RunState.FINISHED, alive=False))
+    app = make_app(services, now=script.time, price_per_hour=40.0)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        assert "accelerated saves 3:00 and CNY 2.00 per epoch" in shown(app)
+
+
 async def test_a_failed_run_says_why_and_what_can_be_done_next(make_app: AppMaker) -> None:
     script = Script().state(RunState.RUNNING, 3).steps(80).end_epoch().steps(3)
     script.state(RunState.FAILED).summary(RunState.FAILED, "The accelerated endpoint does not answer.")
@@ -495,6 +504,16 @@ async def test_a_failed_run_says_why_and_what_can_be_done_next(make_app: AppMake
         assert words in text, words
 
 
+async def test_the_form_shows_the_end_of_a_long_key(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.new_run(resume="checkpoints/resnet18-20250615-150640-a1b2-e05-s000080.pt")
+        await settle(pilot)
+        await settle(pilot)
+        assert "e05-s000080.pt" in shown(app)
+
+
 async def test_no_run_is_configured_while_one_is_alive(make_app: AppMaker) -> None:
     app = make_app(FakeServices(run=running()))
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
@@ -503,6 +522,21 @@ async def test_no_run_is_configured_while_one_is_alive(make_app: AppMaker) -> No
         await settle(pilot)
         assert any("Press 0, then s" in notification.message for notification in app._notifications)
         assert not isinstance(app.screen, NewRunScreen)
+
+
+async def test_a_checkpoint_typed_into_the_form_gives_its_settings(make_app: AppMaker) -> None:
+    services = FakeServices(of_checkpoint={"image_size": 96, "seed": 7})
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        app.screen.query_one("#field-resume", Input).value = "latest"
+        await pilot.press("enter")
+        await settle(pilot)
+        assert [(run.image_size, run.seed, run.resume) for run in services.started] == [(96, 7, "latest")]
+        notices = [notice.message for notice in app._notifications]
+        assert "As in the checkpoint: image size 96, seed 7." in notices
 
 
 async def test_a_resumed_run_starts_with_the_settings_of_its_checkpoint(make_app: AppMaker) -> None:
@@ -597,7 +631,17 @@ async def test_the_demo_switches_by_itself_with_a_caption_and_then_measures(make
         run.waiting = list(script.steps(10, wait=0.05).events[done:])
         await settle(pilot)
         assert app.monitor.auto is not None
-        assert "auto-A/B" in shown(app)
+        assert "auto A/B" in shown(app)
+
+
+async def test_on_a_busy_machine_the_demo_slows_its_standard_endpoint_down(make_app: AppMaker) -> None:
+    script = Script(steps_per_epoch=20).state(RunState.RUNNING, 3).steps(12, wait=0.01, compute=1.0)
+    services = FakeServices(run=running(script), is_demo=True)
+    app = make_app(services, now=script.time)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        assert services.sandbox_speeds == [pytest.approx(64 / 1.004 / 3, rel=0.01)]
+        assert "the standard endpoint (simulated) is slowed down to 21 objects/s" in shown(app)
 
 
 async def test_a_switch_by_hand_ends_the_guide_of_the_demo(make_app: AppMaker) -> None:

@@ -148,7 +148,7 @@ def test_idle(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int]) 
 @pytest.mark.parametrize("size", SIZES[:2], ids=size_id)
 def test_making_ready(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int]) -> None:
     stages = [
-        PreparationStage("sandbox", StageState.DONE, "http://0.0.1:9000, speeds are simulated"),
+        PreparationStage("sandbox", StageState.DONE, "http://127.0.0.1:9000, speeds are simulated"),
         PreparationStage("sample pictures", StageState.ACTIVE, "400 of 850 drawn"),
         PreparationStage("upload", StageState.WAITING),
     ]
@@ -192,7 +192,7 @@ def test_without_colour(snap_compare: Compare, make_app: AppMaker, monkeypatch: 
 
 @pytest.mark.parametrize(
     "keys",
-    [("plus", "left", "x", "left", "left"), ("v", "y"), ("b",), ("g",), ("question_mark",), ("s",), ("l",), ("q",)],
+    [("plus", "left", "x", "left", "left"), ("v", "y"), ("b",), ("g",), ("question_mark",), ("s",), ("R",), ("q",)],
     ids=["crosshair", "charts", "comparison", "machine", "help", "stop", "learning-rate", "quit"],
 )
 def test_keys(snap_compare: Compare, make_app: AppMaker, keys: tuple[str, ...]) -> None:

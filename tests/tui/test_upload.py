@@ -6,21 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
+import simplejpeg
 from textual.widgets import Input, Select
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.labels import LabelFiles
 from ossconsole.dataset.manifest import Unused
 from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
 from ossconsole.dataset.upload.plan import UploadPlan
-from ossconsole.dataset.upload.progress import Phase
+from ossconsole.dataset.upload.progress import Phase, SamplePreview
 from ossconsole.storage.jobs.job import Failure
 from ossconsole.tui.console import Ready, Starting
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import PromptScreen
 from ossconsole.tui.kit.glyphs import BRAILLE
-from ossconsole.tui.upload.panels import PanelArea, Throughput
+from ossconsole.tui.upload.panels import PanelArea, SampleStrip, Throughput
 from ossconsole.tui.upload.screen import SourcePicker
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import SIMULATED, START, FakeServices, FakeUpload, upload_progress
@@ -130,6 +134,34 @@ async def test_the_selected_settings_are_used_and_remembered(make_app: AppMaker)
         assert again.screen.query_one("#size", Select).value == "64"
 
 
+async def test_advanced_settings_are_checked_shown_and_used(make_app: AppMaker) -> None:
+    services = FakeServices(plan=PLAN)
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/data/pictures"
+        app.screen.set_focus(None)
+        await pilot.press("a")
+        await settle(pilot)
+        fields = {name: app.screen.query_one(f"#field-{name}", Input) for name in ("val_labels", "val_split", "names")}
+        for name, value in (("val_labels", "labels.json"), ("val_split", "1"), ("names", "klingon")):
+            fields[name].value = value
+        for name, value in (("val_split", "0.2"), ("names", "cp932")):
+            await pilot.press("ctrl+s")
+            await settle(pilot)
+            assert app.screen.focused is fields[name]  # refused
+            fields[name].value = value
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        assert "val labels labels.json, 0.2 held out, names in cp932" in shown(app)
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+    labels = LabelFiles(val_labels="labels.json")
+    assert services.planned == [
+        UploadSettings(source=Path("/data/pictures"), labels=labels, val_split=0.2, names="cp932")
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -193,7 +225,17 @@ async def test_progress_shows_counts_rates_and_the_bottleneck(make_app: AppMaker
         await settle(pilot)
         text = shown(app)
     for words in (
-        *("uploading", "25 %", "8.1", "1.2", "0:37", "of 400", "prepare", "5 retries", "3 of 16 in parallel, no cap"),
+        *(
+            "uploading",
+            "25 %",
+            "8.1",
+            "1.2",
+            "0:37",
+            "of 400",
+            "prepare",
+            "5 retries",
+            "3 of 16 in parallel, no limit",
+        ),
         *(
             "90 uploaded   7 unchanged   1 ignored   2 failed",
             "train/ants/0013035.jpg",
@@ -202,6 +244,41 @@ async def test_progress_shows_counts_rates_and_the_bottleneck(make_app: AppMaker
         ),
     ):
         assert words in text, words
+
+
+async def test_classes_have_bars(make_app: AppMaker) -> None:
+    classes = (("ants", 30), ("bees", 60), *((f"wasps {number:02}", 1) for number in range(20)))
+    app = make_app(running(classes=classes, class_count=1000), "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        text = shown(app)
+    assert "truncated" in text  # the failures keep their rows
+    assert "992 more" in text
+    (row,) = [line for line in text.splitlines() if "ants" in line and "bees" in line and "process" not in line]
+    ants, bees = row[:40], row[40:]
+    assert 0 < 2 * ants.count("━") == bees.count("━")
+
+
+async def test_the_last_pictures_are_a_strip_where_there_is_room(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services, now = running(), START
+    upload = services.own_upload
+    assert upload is not None
+    picture = SamplePreview("a", 8, 8, simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8), 90))
+    app = make_app(services, "upload")
+    monkeypatch.setattr(app, "_clock", lambda: now)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        strip = app.screen.query_one(SampleStrip)
+        for key, after, count in (("a", 0.0, 1), ("b", 0.5, 1), ("c", 2.5, 2), ("c", 9.0, 2)):
+            upload.sample = msgspec.structs.replace(picture, key=key)
+            now = START + after
+            await settle(pilot)
+            assert len(strip._shown) == count
+        await pilot.resize_terminal(80, 24)
+        await settle(pilot)
+        assert not strip.size.height
 
 
 async def test_while_counting_there_is_no_percentage(make_app: AppMaker) -> None:
@@ -325,6 +402,17 @@ async def test_the_picker_gives_a_recent_source_or_one_of_the_tree(make_app: App
         await pilot.press("o", "escape")
         await settle(pilot)
         assert app.screen.query_one("#source", Input).value == str(tmp_path / "pictures")
+
+
+async def test_in_the_picker_a_slash_begins_a_path(make_app: AppMaker, tmp_path: Path) -> None:
+    app = make_app(FakeServices(plan=PLAN), "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("o")
+        await settle(pilot)
+        await pilot.press("slash", "d", "x", "enter")
+        await settle(pilot)
+        assert app.screen.query_one("#source", Input).value == "/dx"
 
 
 async def test_the_picker_offers_recent_sources(make_app: AppMaker) -> None:

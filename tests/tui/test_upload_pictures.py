@@ -38,7 +38,7 @@ def with_picture(**changes: object) -> FakeServices:
 STATES: dict[str, Callable[[], FakeServices]] = {
     "form": FakeServices,
     "plan": lambda: FakeServices(plan=PLAN),
-    "running": with_picture,
+    "running": lambda: with_picture(classes=(("checks", 40), ("disc", 31), ("rings", 19)), class_count=3),
     "paused": lambda: with_picture(paused=True, eta_s=None, bottleneck=None, sending=0, bandwidth=2.5e6),
     "done": ended,
     "failed": lambda: ended(

@@ -286,6 +286,7 @@ class ShardBuilder:
                     self._job.record_failure(Failure(row.path, done.error))
                     continue
                 self._stats.preview = SamplePreview(row.key, done.height, done.width, payload)
+                self._stats.count_class(row.key.split("/")[-2])
                 header = member_header(row.key, len(payload))
                 data = b"".join((header, payload, padding(len(payload))))
                 checksum, listed = fastcrc.crc64.xz(payload), len(payload) if encoded else 0

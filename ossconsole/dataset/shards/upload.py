@@ -191,6 +191,8 @@ class ShardUpload(UploadJob):
         for row, error in errors:
             self.record_failure(Failure(row.path, error))
         self.stats.add(Counts(unchanged=len(samples)))
+        for sample in samples:
+            self.stats.count_class(sample.key.split("/")[-2])
         self._kept.add(earlier.tar)
         self._done.append(msgspec.structs.replace(earlier, samples=self._labelled(shard_plan.rows, samples)))
         return True

@@ -14,7 +14,7 @@ from ossconsole.dataset.manifest import object_key
 from ossconsole.dataset.source.planned import PlannedSample
 from ossconsole.dataset.upload.job import UploadJob
 from ossconsole.dataset.upload.journal import Journal, SentSample
-from ossconsole.dataset.upload.progress import UNCHANGED, SamplePreview, sample_failed, sample_sent
+from ossconsole.dataset.upload.progress import UNCHANGED, Counts, SamplePreview, sample_failed, sample_sent
 from ossconsole.dataset.upload.worker import Done, InlineWorker, PrepareProcesses, Task, Worker
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Failure
@@ -151,11 +151,11 @@ class Pipeline:
         if item.crc64 == str(crc64):
             sample, done = item.sample, ready.done
             self._journal.mark_unchanged(sample.path, sample.size, sample.mtime_ns, done.height, done.width)
-            self._stats.add(UNCHANGED)
+            self._present(item, UNCHANGED)
             return
         if item.doubtful and (existing := self._find(item.key, len(payload), crc64)):
             self._journal.mark_sent(_sent(ready, crc64, existing.etag))
-            self._stats.add(UNCHANGED)
+            self._present(item, UNCHANGED)
             return
         began = time.monotonic()
         self._job.cap.acquire(len(payload))
@@ -171,7 +171,13 @@ class Pipeline:
             self._stats.add_busy_time(capped=passed - began, send=time.monotonic() - passed)
         self._breaker.succeeded()
         self._journal.mark_sent(_sent(ready, crc64, result.etag))
-        self._stats.add(sample_sent(len(payload), resent=item.resent))
+        self._present(item, sample_sent(len(payload), resent=item.resent))
+
+    def _present(self, item: UploadItem, change: Counts) -> None:
+        """Counts a sample that is in the bucket; one that is sent again was counted in its class before."""
+        self._stats.add(change)
+        if not item.resent:
+            self._stats.count_class(item.sample.class_name)
 
     def _find(self, key: str, size: int, crc64: int) -> ObjectInfo | None:
         """The object, when the bucket has exactly this sample already."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import itertools
 import operator
 import threading
 import time
@@ -130,6 +131,7 @@ def _bottleneck(busy: Busy, elapsed: float, workers: int, senders: int) -> Pipel
 
 
 _RECENT = 8
+_CLASSES = 24
 
 
 class Phase(str, enum.Enum):
@@ -157,7 +159,8 @@ class UploadProgress(msgspec.Struct, frozen=True, kw_only=True):
 
     `skipped` are unchanged samples and files that are not images. Rates are over the last 10 s (over the whole upload
     once it has ended); `eta_s` is None while it is unknown. `workers` has the key that each process prepares.
-    `waiting` says which request waits to be sent again, and why; "" while none does.
+    `waiting` says which request waits to be sent again, and why; "" while none does. `classes` has the samples that
+    are in the bucket by class, of the _CLASSES that were uploaded last, by name; `class_count` is the number of all.
     """
 
     phase: Phase
@@ -183,6 +186,8 @@ class UploadProgress(msgspec.Struct, frozen=True, kw_only=True):
     recent_failures: tuple[Failure, ...]
     error: str
     waiting: str = ""
+    classes: tuple[tuple[str, int], ...] = ()
+    class_count: int = 0
 
 
 class SamplePreview(msgspec.Struct, frozen=True):
@@ -209,6 +214,7 @@ class UploadStats:
         self._busy = Busy()
         self._recent: deque[Failure] = deque(maxlen=_RECENT)
         self._workers = [""] * workers
+        self._classes: dict[str, int] = {}  # the one counted last at the end
         self._began = clock()
         self._ended: float | None = None
         self._rates = UploadRates(self._began)
@@ -218,6 +224,11 @@ class UploadStats:
         with self._lock:
             self.counts += change
             self._rates.mark(self._clock(), self.counts, self._busy)
+
+    def count_class(self, name: str) -> None:
+        """One more sample of the class is in the bucket."""
+        with self._lock:
+            self._classes[name] = self._classes.pop(name, 0) + 1
 
     def add_failure(self, failure: Failure, change: Counts) -> None:
         """Changes the counts and keeps the failure among the newest."""
@@ -302,4 +313,6 @@ class UploadStats:
                 recent_failures=tuple(self._recent),
                 error=error,
                 waiting=waiting,
+                classes=tuple(sorted(itertools.islice(reversed(self._classes.items()), _CLASSES))),
+                class_count=len(self._classes),
             )

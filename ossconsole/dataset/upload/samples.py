@@ -122,6 +122,7 @@ class SampleUpload(UploadJob):
                 yield UploadItem(item, decision.key, decision.crc64, decision.doubtful)
             elif decision.action is PlanAction.UNCHANGED:
                 self.stats.add(UNCHANGED)
+                self.stats.count_class(item.class_name)
             else:
                 self.record_failure(Failure(item.path, decision.action.reason))
         self.planned(layout)

@@ -380,7 +380,7 @@ class _EndpointProbe:
         if not found:
             return ProbeWarning(
                 f"{self._store.uri(below)} is empty.",
-                remedy="Upload a dataset: ossconsole upload SRC",
+                remedy="Upload a dataset: ossconsole upload SRC, or 3 in the console.",
             )
         return counted(f"{len(found)}{'+' if page.next_token else ''}", "object")
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.text import StrEnum
+from ossconsole.config.text import StrEnum, counted
 from ossconsole.telemetry.cache import hit_rate
 from ossconsole.telemetry.compare import Comparison, ComparisonReport, Conditions, Side, estimate
 from ossconsole.telemetry.measure import CeilingReport
@@ -78,6 +78,12 @@ class BenchCase(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     batch_size: int
     prefetch_mb: int = 0
+
+    @property
+    def words(self) -> str:
+        """All but the dataset's prefix, as text."""
+        prefetch = f", {self.prefetch_mb} MB of buffers" if self.prefetch_mb else ""
+        return f"{self.mode}, {self.format}, {counted(self.workers, 'worker')}, batch {self.batch_size}{prefetch}"
 
 
 class ModelSetup(msgspec.Struct, frozen=True, kw_only=True):

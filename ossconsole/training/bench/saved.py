@@ -76,12 +76,14 @@ class SavedBench(msgspec.Struct, frozen=True, kw_only=True):
     def rates(self) -> dict[str, list[float]]:
         """Samples/s, or bytes/s of checkpoints, by what was measured, in words; one for each round."""
         found: dict[str, list[float]] = {}
+        cells = {each.cell for each in self.readings}
+        several = len({cell.words for cell in cells}) < len(cells)  # datasets of one format
         for each in self.readings:
-            cell = each.cell
-            setup = f"{cell.mode}, {cell.format}, {counted(cell.workers, 'worker')}, batch {cell.batch_size}"
+            setup = f"{each.cell.words}, {each.cell.dataset}" if several else each.cell.words
             found.setdefault(f"{each.endpoint} {each.temperature}, {setup}", []).append(each.samples_per_s)
         for trial in self.trials:
-            found.setdefault(f"{trial.path}, {trial.accelerators} accelerators", []).append(trial.samples_per_s)
+            what = f"{trial.path} {trial.temperature}, {counted(trial.accelerators, 'accelerator')}"
+            found.setdefault(what, []).append(trial.samples_per_s)
         for one in self.checkpoints:
             what = f"checkpoint of {one.bytes / 1e6:,.1f} MB, {one.what}"
             found.setdefault(what, []).append(one.bytes_per_s)

@@ -33,6 +33,7 @@ from ossconsole.telemetry.runs import read_events, record_path
 from ossconsole.training.checkpoints.export import check_out, export_weights
 from ossconsole.training.settings import settings_of_checkpoint
 from ossconsole.tui.browse.browser import Browser
+from ossconsole.tui.browse.detail import FIELD_LABELS, field_text, metric_label, metric_text
 from ossconsole.tui.kit.screen import ConsoleModal
 from ossconsole.tui.kit.scroll import Block, DetailView
 from ossconsole.tui.kit.text import Line, number, percent, shorten_middle, size
@@ -280,20 +281,19 @@ class CheckpointCompareScreen(ConsoleModal):
         half = (width - 18) // 2
         lines: list[Block] = []
         for label, left, right in self._rows():
-            line = Line((f" {label}", "dim")).to(16, "dim")
-            differs = "warn" if left != right else "text"
-            line.add(shorten_middle(left, half), differs).to(17 + half).add(shorten_middle(right, half), differs)
+            mark, style = ("!", "warn") if left != right else (" ", "text")
+            line = Line((mark, style), (label, "dim")).to(16, "dim")
+            line.add(shorten_middle(left, half), style).to(17 + half).add(shorten_middle(right, half), style)
             lines.append(line)
         if self._status:
             lines.append(Line((f" {self._status}", "warn")))
         lines.append(Line())
         pairs = pair_tensors(self._left, self._right)
-        changed = [pair for pair in pairs if pair.change != "same shape"]
-        lines.append(
-            Line(
-                (f" {counted(len(pairs), 'tensor')}, {len(changed)} added, removed or with a different shape", "strong")
-            )
-        )
+        changed = sum(pair.change != "same shape" for pair in pairs)
+        shapes = f"{changed} added, removed or with another shape" if changed else "shapes identical"
+        lines.append(Line((f" {counted(len(pairs), 'tensor')}, {shapes}", "strong")))
+        if not changed and not self._distances:
+            return lines  # a row for each tensor would say nothing more
         ordered = sorted(pairs, key=lambda pair: (pair.change == "same shape", -self._distance_of(pair.name)))
         for pair in ordered:
             row = pair.left or pair.right
@@ -318,12 +318,16 @@ class CheckpointCompareScreen(ConsoleModal):
         left, right = self._left, self._right
         rows = [("name", left.name, right.name), ("kind", left.kind, right.kind)]
         rows += [
-            (name, str(left.fields.get(name, "")), str(right.fields.get(name, "")))
+            (
+                FIELD_LABELS.get(name, name),
+                field_text(left.fields.get(name, "")),
+                field_text(right.fields.get(name, "")),
+            )
             for name in ("model_name", "run", "epoch", "step", "sample_format", "image_size", "classes")
             if name in left.fields or name in right.fields
         ]
         rows += [
-            (name, number(left.metrics.get(name), 4), number(right.metrics.get(name), 4))
+            (metric_label(name), metric_text(name, left.metrics.get(name)), metric_text(name, right.metrics.get(name)))
             for name in dict.fromkeys((*left.metrics, *right.metrics))
         ]
         rows += [

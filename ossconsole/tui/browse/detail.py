@@ -17,7 +17,6 @@ from ossconsole.dataset.contents import (
     ManifestFindings,
     ManifestIndex,
     TextContent,
-    contact_sheet,
     read_content,
 )
 from ossconsole.dataset.manifest import Manifest, manifest_key, read_manifest
@@ -25,7 +24,7 @@ from ossconsole.storage.checkpoints.inspect import SAFETENSORS, SHARDED, Checkpo
 from ossconsole.storage.jobs.actions import ObjectDetails, UsageTotals, object_details
 from ossconsole.storage.objects import ObjectInfo
 from ossconsole.tui.kit.glyphs import Glyphs
-from ossconsole.tui.kit.scroll import Block, ImageBlock
+from ossconsole.tui.kit.scroll import Block, ImageBlock, image_sheet
 from ossconsole.tui.kit.text import Line, moment, number, percent, shorten_middle, size, wrap
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 _LABEL = 13
 _BAR = 20
-_SHEET_SIDE = 18  # pixels of an image in a sheet, and so cells
 _HEX_ROW = 8
 _MAX_TENSORS = 2000
 
@@ -89,7 +87,7 @@ def detail_blocks(detail: Detail, width: int, glyphs: Glyphs) -> list[Block]:
     if detail.usage is not None:
         blocks += _usage(detail.usage, width)
     if detail.images:
-        blocks += [Line(), *_sheet(detail.images, width)]
+        blocks += [Line(), *_sheet(detail.images, width, glyphs)]
     if detail.content is not None:
         blocks += [Line(), *_content(detail.content, width, glyphs)]
     if detail.findings is not None:
@@ -162,13 +160,12 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
         )
     for name in ("run", "epoch", "step"):
         if name in checkpoint.fields:
-            lines += _pair(name, _shown(checkpoint.fields[name]), width, "strong")
+            lines += _pair(name, field_text(checkpoint.fields[name]), width, "strong")
     for name, value in checkpoint.metrics.items():
-        shown = percent(value, 1) if name.startswith("top") and 0 <= value <= 1 else number(value, 4)
-        lines += _pair(safe_text(name), shown, width, "good")
+        lines += _pair(safe_text(metric_label(name)), metric_text(name, value), width, "good")
     lines += _pair("parameters", f"{checkpoint.parameters:,}", width)
     lines += _pair("dtypes", ", ".join(safe_text(dtype) for dtype in checkpoint.dtypes) or "none", width)
-    named = f"{_shown(checkpoint.fields['model_name'])}, " if "model_name" in checkpoint.fields else ""
+    named = f"{field_text(checkpoint.fields['model_name'])}, " if "model_name" in checkpoint.fields else ""
     contents = f"{named}{counted(len(checkpoint.model), 'tensor')}, {size(checkpoint.model_bytes)}"
     lines += _pair("model", contents, width)
     if checkpoint.other_tensors:
@@ -178,9 +175,9 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
     lines += _settings(checkpoint.optimizer, width)
     for name in ("sample_format", "image_size", "classes", "seed"):
         if name in checkpoint.fields:
-            lines += _pair(_FIELD_LABELS.get(name, name), _shown(checkpoint.fields[name]), width)
+            lines += _pair(FIELD_LABELS.get(name, name), field_text(checkpoint.fields[name]), width)
     for name in sorted(checkpoint.fields.keys() - _FIELDS_SHOWN) if checkpoint.kind in (SAFETENSORS, SHARDED) else ():
-        lines += _pair(safe_text(name), _shown(checkpoint.fields[name]), width)
+        lines += _pair(safe_text(name), field_text(checkpoint.fields[name]), width)
     for name, version in checkpoint.versions.items():
         lines += _pair(safe_text(name), safe_text(version), width)
     share = checkpoint.fetched / checkpoint.size if checkpoint.size else 0
@@ -189,12 +186,19 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
 
 
 _FIELDS_SHOWN = {"run", "epoch", "step", "model_name", "sample_format", "image_size", "classes", "seed", "top1"}
-_FIELD_LABELS = {"sample_format": "format", "image_size": "image px"}
+FIELD_LABELS = {"model_name": "model", "sample_format": "format", "image_size": "image px"}
+_METRIC_LABELS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "best_top1": "best top-1",
+    "val_loss": "val loss",
+    "train_loss": "train loss",
+}
 _SETTINGS = ("lr", "momentum", "weight_decay", "nesterov", "betas")
 
 
 def _settings(optimizer: dict[str, Any], width: int) -> list[Line]:
-    values = [f"{name} {_shown(optimizer[name])}" for name in _SETTINGS if name in optimizer]
+    values = [f"{name} {field_text(optimizer[name])}" for name in _SETTINGS if name in optimizer]
     return _pair("", ", ".join(values), width, "dim") if values else []
 
 
@@ -210,7 +214,19 @@ def _tensors(checkpoint: CheckpointInfo, width: int) -> list[Line]:
     return lines
 
 
-def _shown(value: Any) -> str:
+def metric_label(name: str) -> str:
+    """A metric of a checkpoint as the screens call it."""
+    return _METRIC_LABELS.get(name, name)
+
+
+def metric_text(name: str, value: float | None) -> str:
+    """A metric of a checkpoint; accuracies in percent."""
+    accuracy = "top" in name and value is not None and 0 <= value <= 1
+    return percent(value, 1) if accuracy else number(value, 4)
+
+
+def field_text(value: Any) -> str:
+    """A field of a checkpoint as text; a list with its length."""
     if isinstance(value, float):
         return number(value, 4)
     if isinstance(value, (list, tuple)):
@@ -234,24 +250,11 @@ def _picture(content: ImageContent, width: int) -> list[Block]:
     return [*blocks, *_pair("detected", picture.basis, width, "dim"), Line(), ImageBlock(picture.pixels)]
 
 
-_SHEET_GAP = 2  # pixels, as in `contact_sheet`
-
-
-def _sheet(contents: list[ImageContent], width: int) -> list[Block]:
-    """Images side by side, each about 16 pixels wide."""
-    columns = max(2, min(len(contents), (width - 2) // _SHEET_SIDE))
-    side = (width - 2) // columns - _SHEET_GAP
+def _sheet(contents: list[ImageContent], width: int, glyphs: Glyphs) -> list[Block]:
+    """Images side by side, with their names."""
     labels = list(dict.fromkeys(content.label for content in contents if content.label))
     text = f"the first {len(contents)} of {', '.join(map(safe_text, labels[:3])) or 'the folder'}"
-    blocks: list[Block] = []
-    cell = (side + _SHEET_GAP) * (width - 2) / (columns * (side + _SHEET_GAP) - _SHEET_GAP)  # the sheet is scaled
-    for begin in range(0, len(contents), columns):
-        row = contents[begin : begin + columns]
-        blocks.append(ImageBlock(contact_sheet([content.image for content in row], columns, side), tall=True))
-        captions = Line()
-        for place, content in enumerate(row):
-            captions.to(round(place * cell)).add(shorten_middle(safe_text(content.name), int(cell) - 1), "dim")
-        blocks.append(captions)
+    blocks = image_sheet([(content.image.pixels, (content.name,)) for content in contents], width, glyphs.ellipsis)
     return [*blocks, *_wrapped(f"{text}: {safe_text(contents[0].image.kind)}", width, "dim")]
 
 
@@ -261,7 +264,7 @@ def _manifest(manifest: Manifest, width: int, glyphs: Glyphs) -> list[Line]:
     lines = [_title("Manifest"), *_pair("format", manifest.format.at_size(manifest.size), width, "strong")]
     lines += _pair("samples", f"{samples:,}, {size(stored)}", width)
     for name, value in manifest.preparation.items():
-        lines += _pair(safe_text(str(name)), _shown(value), width)
+        lines += _pair(safe_text(str(name)), field_text(value), width)
     for split, members in manifest.splits.items():
         counts = [0] * len(manifest.classes)
         for sample in members:

@@ -287,8 +287,15 @@ class FormScreen(ConsoleModal):
         return next((field for field in self._fields.values() if name == self.control(field.name).id), None)
 
     def on_mount(self) -> None:
-        """Focus the first field."""
+        """Focus the first field; the others show the end of their values, which says more than the beginning."""
+        self.call_after_refresh(self._show_ends)
         self.control(next(iter(self._fields))).focus()
+
+    def _show_ends(self) -> None:
+        for entry in self.query(Input):
+            if not entry.has_focus:
+                entry.action_home()  # an Input scrolls only when its cursor moves
+                entry.action_end()
 
     def _on_descendant_focus(self) -> None:
         self.show_hint()

@@ -36,6 +36,12 @@ class Scale:
             return 0.0
         return min(1.0, max(0.0, (self._transform(value) - low) / span))
 
+    def value(self, position: float) -> float:
+        """The value at a position from 0 to 1: the inverse of `position`."""
+        low, high = self._transform(self.low), self._transform(self.high)
+        value = low + (high - low) * position
+        return 10**value if self.log else value
+
     def _transform(self, value: float) -> float:
         return math.log10(max(value, 1e-12)) if self.log else value
 

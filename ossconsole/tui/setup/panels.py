@@ -144,7 +144,7 @@ def test_lines(profile: Profile, probe: ProbeState | None, glyphs: Glyphs, width
     if probe is None:
         return [
             Line((" Not tested yet. Press ", "dim"), ("c", "primary"), (" to test both endpoints:", "dim")),
-            Line((" DNS, connection, TLS, a signed request, the listing, 16 samples; then this", "dim")),
+            Line((" DNS, TCP, TLS, authentication, listing, 16 sample reads; then this", "dim")),
             Line((" key's permissions for checkpoints.", "dim")),
         ]
     lines = _TestLines(profile, probe, glyphs, width).lines()
@@ -188,8 +188,8 @@ class _TestLines:
     def lines(self) -> list[Line]:
         rows: list[tuple[str, Callable[[EndpointKind], Line]]] = [
             ("", lambda kind: Line((self._glyphs.named(kind), str(kind)))),
-            ("connect ms", self._connect),
-            ("signed HEAD", lambda kind: self._stage(kind, ProbeStage.SIGNED)),
+            ("connect (ms)", self._connect),
+            ("authenticate", lambda kind: self._stage(kind, ProbeStage.SIGNED)),
             ("list", lambda kind: self._stage(kind, ProbeStage.LIST)),
             ("read p50 ms", lambda kind: self._figure(kind, lambda figures: milliseconds(figures.p50_ms / 1000))),
             ("read p95 ms", lambda kind: self._figure(kind, lambda figures: milliseconds(figures.p95_ms / 1000))),
@@ -393,8 +393,8 @@ def _credential_lines(credentials: CredentialState, glyphs: Glyphs, now: float, 
 
 
 def _expiry(credentials: Credentials, now: float) -> Line:
-    if credentials.expiration is None:
-        return Line(("no expiry ", "dim"))
+    if credentials.expiration is None:  # a token always ends; some files do not say when
+        return Line(("expiry unknown ", "warn") if credentials.security_token else ("no expiry ", "dim"))
     left = credentials.expiration - datetime.fromtimestamp(now, timezone.utc)
     if left <= timedelta(0):
         return Line(("expired ", "bad"))

@@ -323,7 +323,7 @@ class SetupScreen(ConsoleScreen):
         """Enter an AccessKey or import one."""
         path = await self.app.push_screen_wait(KeyForm(self._sources))
         if path:
-            self.notify(f"Written to {path}, readable by you alone.", timeout=6, markup=False)
+            self.notify(f"Saved to {path} (mode 0400).", timeout=6, markup=False)
             profile = self.services.state.profile
             if profile is not None and not profile.simulated:  # the sandbox has keys of its own
                 self._open_profile()

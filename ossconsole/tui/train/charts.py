@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,7 +13,8 @@ from ossconsole.config.text import counted
 from ossconsole.telemetry.series import Point
 from ossconsole.telemetry.view import RunView, Span
 from ossconsole.tui.kit import plot
-from ossconsole.tui.kit.text import MISSING, Line, clock, compact, duration, joined, number
+from ossconsole.tui.kit.glyphs import Glyphs
+from ossconsole.tui.kit.text import MISSING, Line, clock, compact, duration, joined, number, short_times, size
 from ossconsole.tui.train.monitor import DashboardContext
 
 SPANS_S = (15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 604800)
@@ -124,13 +126,18 @@ class TimeAxis:
 
 
 def _span_words(span: float) -> str:
-    for size, word in ((86400, "d"), (3600, "h"), (60, "min")):
-        if span >= size:
-            return f"{span / size:g} {word}"
+    for seconds, word in ((86400, "d"), (3600, "h"), (60, "min")):
+        if span >= seconds:
+            return f"{span / seconds:g} {word}"
     return f"{span:g} s"
 
 
-AXIS_WIDTH = 6
+AXIS_WIDTH = 7
+_TICK_SHARES = (0.0, 0.5, 1.0)
+_MANY_TICK_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_GRID_CELLS = 4  # from one dot of a grid line to the next
+_GRID_RUN = 8  # blank cells: each shorter run would be another piece to send
+_TIMES_FROM = 7  # rows of a chart without a lane
 # More coloured spans than this in a row cost too many bytes over SSH.
 MAX_COLOURED_SPANS = 8
 _DOTTED = " █"
@@ -203,9 +210,10 @@ def _gpu_pair(title: str, series: str) -> tuple[ChartSpec, ChartSpec]:
 def chart(
     context: DashboardContext, spec: ChartSpec, window: TimeWindow, width: int, height: int, *, note: str = ""
 ) -> list[Line]:
-    """Heading, curve with axis, and with `lane` two rows for endpoint and time."""
+    """Heading, curve with axes and grid; with `lane` also the endpoint in use. Low charts have no time axis."""
     inner = width - AXIS_WIDTH - 1
-    rows = height - 1 - (2 if spec.lane else 0)
+    timed = height >= _TIMES_FROM and not spec.lane
+    rows = height - 1 - (2 if spec.lane else 1 if timed else 0)
     if inner < 4 or rows < 1:
         return [context.heading(spec.title, width)]
     window = window.on_grid(inner, context.view.run.time if context.view.run else 0.0)
@@ -220,10 +228,12 @@ def chart(
     for index, (row, behind) in enumerate(zip(cells, dots, strict=True)):
         marked = _marked(row, behind, window, context)
         curve = _by_endpoint(marked, spans, window) if spans else _in_front(marked, behind, spec.style)
-        lines.append(_axis(scale, index, rows, context, spec.unit).extend(curve))
+        lines.append(axis(scale, index, rows, context.glyphs, spec.unit).extend(curve))
+        if index in tick_rows(rows):
+            lines[-1] = with_grid(lines[-1], context.glyphs)
     if spec.lane:
-        lines += [_lane(context, spans, window, inner), _times(context, window, inner)]
-    return lines
+        lines.append(_lane(context, spans, window, inner))
+    return [*lines, _times(context, window, inner)] if spec.lane or timed else lines
 
 
 def _points(view: RunView, name: str, window: TimeWindow, count: int) -> list[Point]:
@@ -247,17 +257,27 @@ def _notes(
 
 def _value(points: Sequence[Point], window: TimeWindow, spec: ChartSpec) -> str:
     """The newest value, or that at the crosshair."""
-    formatted = _percents if spec.scale == "percent" else number
     finite = [point for point in points if not math.isnan(point.last)]
     if window.cursor is None or not finite:
-        return f"{formatted(points[-1].last)}{spec.unit}" if points else MISSING
+        return _words(points[-1].last, spec) if points else MISSING
     at = bisect.bisect_left([point.time for point in finite], window.cursor)
     near = min(finite[max(0, at - 1) : at + 1], key=lambda point: abs(point.time - (window.cursor or 0.0)))
-    return f"{formatted(near.last)}{spec.unit}"
+    return _words(near.last, spec)
+
+
+def _words(value: float, spec: ChartSpec) -> str:
+    """A value with its unit, as the tiles write it."""
+    if math.isnan(value):
+        return MISSING
+    if spec.unit == " ms":
+        return short_times((value / 1000,))
+    if spec.unit == " MB/s":
+        return f"{size(value * 1e6)}/s"
+    return f"{_percents(value) if spec.scale == 'percent' else number(value)}{spec.unit}"
 
 
 def _percents(value: float) -> str:
-    return MISSING if math.isnan(value) else f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def _scale(spec: ChartSpec, points: Sequence[Point]) -> plot.Scale:
@@ -268,20 +288,43 @@ def _scale(spec: ChartSpec, points: Sequence[Point]) -> plot.Scale:
     return plot.scale_around(points, log=spec.scale == "log")
 
 
-def _axis(scale: plot.Scale, index: int, rows: int, context: DashboardContext, unit: str = "") -> Line:
-    """The axis label of a row: at the top with the unit, at the bottom, and in the middle where there is room."""
-    value = None
-    if index == 0:
-        value = scale.high
-    elif index == rows - 1:
-        value = scale.low
-    elif rows >= 7 and rows % 2 and index == rows // 2 and not scale.log:
-        value = (scale.low + scale.high) / 2
-    label = "" if value is None else compact(value)
-    if index == 0 and len(label) + len(unit) <= AXIS_WIDTH:
-        label += unit
+def tick_rows(rows: int) -> dict[int, float]:
+    """The rows with a tick and a grid line, and the share of the axis that each is at, from 0 at the bottom."""
+    shares = _TICK_SHARES[:: 1 if rows >= 5 else 2]
+    if rows >= 11:
+        shares = _MANY_TICK_SHARES
+    return {round((1 - share) * (rows - 1)): share for share in shares} if rows > 1 else {0: 1.0}
+
+
+def axis(scale: plot.Scale, index: int, rows: int, glyphs: Glyphs, unit: str = "") -> Line:
+    """The axis in a row, with the value and, at the top, the unit where the row has a tick."""
+    share = tick_rows(rows).get(index)
+    label = "" if share is None else _axis_label(scale, scale.value(share), unit if index == 0 else "", unit)
     line = Line((label.rjust(AXIS_WIDTH)[:AXIS_WIDTH], "dim"))
-    return line.add(context.glyphs.tick if value is not None else context.glyphs.vertical, "rule")
+    return line.add(glyphs.vertical if share is None else glyphs.tick, "rule")
+
+
+def _axis_label(scale: plot.Scale, value: float, shown: str, unit: str) -> str:
+    """A value of the axis, in seconds or KB/s where that suits all of its values better."""
+    if unit == " ms" and scale.high >= 1000:
+        value, shown = value / 1000, shown and " s"
+    elif unit == " MB/s" and scale.high < 1:
+        value, shown = value * 1000, shown and " KB/s"
+    label = compact(value)
+    return next((text for text in (label + shown, label + shown.strip()) if len(text) <= AXIS_WIDTH), label)
+
+
+def with_grid(line: Line, glyphs: Glyphs) -> Line:
+    """The row of a chart with dots where it is blank, in few pieces."""
+    drawn = Line()
+    for text, style in line.pieces:
+        for run in re.findall(" +|[^ ]+", text):
+            cells = range(drawn.width, drawn.width + len(run))
+            if cells.start > AXIS_WIDTH and run[0] == " " and len(run) >= _GRID_RUN:
+                drawn.add("".join(glyphs.dot if at % _GRID_CELLS == 0 else " " for at in cells), "rule")
+            else:
+                drawn.add(run, style)
+    return drawn
 
 
 def _marked(row: str, dots: str, window: TimeWindow, context: DashboardContext) -> str:
@@ -360,10 +403,19 @@ def time_ticks(window: TimeWindow, origin: float, width: int) -> Line:
     """Times since `origin` (Unix seconds) below a chart with an axis, at round intervals."""
     span = window.end - window.start
     step = next((step for step in _TIME_STEPS if width * step / span >= _TICK_CELLS), _TIME_STEPS[-1])
+    return _ticks(window, origin, width, step, duration)
+
+
+def step_ticks(last: float, width: int) -> Line:
+    """Numbers of steps below a chart with an axis that ends at step `last`, at round intervals."""
+    return _ticks(TimeWindow(0.0, last), 0.0, width, plot.nice_ceiling(last * _TICK_CELLS / width), compact)
+
+
+def _ticks(window: TimeWindow, origin: float, width: int, step: float, words: Callable[[float], str]) -> Line:
     cells = [" "] * width
     tick = math.ceil((window.start - origin) / step) * step
     while origin + tick <= window.end:
-        text = duration(tick)
+        text = words(tick)
         at = window.column(origin + tick, width)
         if at + len(text) <= width:
             cells[at : at + len(text)] = text

@@ -160,7 +160,7 @@ def _result(context: DashboardContext, width: int) -> list[Line]:
     if view.settling is not None and view.endpoint is not None:
         passed, needed = view.settling
         lines.append(
-            Line((" settling on ", "warn")).extend(context.named(view.endpoint)).add(f" {passed}/{needed}", "warn")
+            Line((" switching to ", "warn")).extend(context.named(view.endpoint)).add(f" {passed}/{needed}", "warn")
         )
     elif view.comparison.pairs:
         lines.append(_comparison_line(context, width))
@@ -181,7 +181,7 @@ def _comparison_line(context: DashboardContext, width: int) -> Line:
         return Line((shorten(text, width, glyphs.ellipsis), "strong" if found.decided else "dim"))
     line = Line((f" {glyphs.endpoint(found.faster or EndpointKind.ACCELERATED)} {found.ratio} ", str(found.faster)))
     line.add(f"({found.interval}), {found.estimate.pairs} pairs", "strong")
-    note = " cache filling" if found.cold else " of standard"
+    note = f" {found.cache_state}" if found.cold else " of standard"
     return line.add(note, "dim") if line.width + len(note) <= width else line
 
 

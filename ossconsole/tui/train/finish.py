@@ -12,7 +12,8 @@ from ossconsole.tui.train.monitor import DashboardContext
 
 _LABEL = 14
 _STYLES = {RunState.FINISHED: "good", RunState.FAILED: "bad"}
-_KEYS = (("T", "resume"), ("n", "new run"), ("r", "all runs"))
+_KEYS = (("T", "resume"), ("p", "predictions"), ("n", "new run"), ("r", "all runs"))
+_OF_A_CHECKPOINT = ("T", "p")
 
 
 def card(context: DashboardContext, found: Diagnosis, width: int, height: int) -> list[Line]:
@@ -36,7 +37,7 @@ def card(context: DashboardContext, found: Diagnosis, width: int, height: int) -
     else:
         found_advice = found.advice
     if found_advice:
-        rows.append(_row(edge, "speed-up", _speed_up(view, found_advice, width - _LABEL - 2)))
+        rows.append(_row(edge, "speed-up", _speed_up(context, found_advice, width - _LABEL - 2)))
     if found.ceiling:
         rows.append(_row(edge, "model", Line((shorten(safe(found.ceiling), width - _LABEL - 2), "text"))))
     checkpoint = _checkpoint(context, width - _LABEL - 2)
@@ -71,15 +72,20 @@ def _accuracy(view: RunView) -> list[str]:
     return [f"val loss {number(loss, 4)}"] if loss is not None else []
 
 
-def _speed_up(view: RunView, words: str, width: int) -> Line:
-    """The comparison of the endpoints; where one is faster, with the time that it saves in each epoch."""
+def _speed_up(context: DashboardContext, words: str, width: int) -> Line:
+    """The comparison of the endpoints; where one is faster, with what it saves in each epoch.
+
+    That is time, and money where the price of the machine is known; the accelerator's own price is not in it.
+    """
+    view = context.view
     found = view.comparison
     if found.faster is None:
         return Line((shorten(safe(words), width), "text"))
     line = Line((found.ratio, str(found.faster)), (f" of standard ({found.interval})", "strong"))
     saved = _saved_minutes(view)
     if saved is not None:
-        line.add(f"; {found.faster} saves {duration(saved * 60)} per epoch", "text")
+        money = f" and CNY {saved / 60 * context.price_per_hour:.2f}" if context.price_per_hour else ""
+        line.add(f"; {found.faster} saves {duration(saved * 60)}{money} per epoch", "text")
     return line.to(min(line.width, width))
 
 
@@ -102,9 +108,9 @@ def _checkpoint(context: DashboardContext, width: int) -> Line | None:
 
 
 def _keys(context: DashboardContext, width: int) -> Line:
-    """The keys of the next steps; a run without a checkpoint cannot be resumed."""
+    """The keys of the next steps; a run without a checkpoint cannot be resumed or evaluated."""
     line = Line()
     for key, text in _KEYS:
-        if key != "T" or context.view.last_checkpoint is not None:
+        if key not in _OF_A_CHECKPOINT or context.view.last_checkpoint is not None:
             line.add(f" {context.glyphs.dot} " if line.width else "", "dim").add(key, "primary").add(f" {text}", "text")
     return line.to(min(line.width, width))

@@ -104,6 +104,8 @@ class RunMonitor:
         if step is None:
             return
         self.view.apply(InfoEvent(time=self.now, message=step.caption, step=self.view.step))
+        if step.objects_per_s is not None:
+            self._services.slow_down_sandbox(step.objects_per_s)
         if step.switch_to is not None:
             run.switch(step.switch_to, _GUIDE)
         if step.compare:
@@ -153,7 +155,7 @@ class DashboardContext:
 
     `has_accelerated`: the profile has an accelerated endpoint. `has_controls`: the screen has the keys that change the
     run. `comparison_status`: the state of auto A/B or of the A/A control. `requested`: a request to the run that has
-    not taken effect yet, in words.
+    not taken effect yet, in words. `price_per_hour`: of this machine, in CNY; 0 where that is not known.
     """
 
     view: RunView
@@ -163,6 +165,7 @@ class DashboardContext:
     comparison_status: str = ""
     has_controls: bool = True
     requested: str = ""
+    price_per_hour: float = 0.0
 
     @property
     def simulated(self) -> bool:

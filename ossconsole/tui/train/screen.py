@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -194,6 +195,11 @@ class TrainScreen(Dashboard):
         return self.monitor
 
     @property
+    def record(self) -> Path | None:
+        """The record of the newest run."""
+        return self.monitor.run.record_path if self.monitor.run is not None else None
+
+    @property
     def state(self) -> ConsoleState:
         """The state of the bucket, with the progress of the preparation."""
         return msgspec.structs.replace(self.services.state, stages=tuple(preparation_stages(self.services)))
@@ -231,6 +237,8 @@ class TrainScreen(Dashboard):
         busy = self.monitor.busy
         if action in _OF_A_RUN:
             return self._allowed(action) if busy else False
+        if action == "predictions" and busy:
+            return None
         if action == "new_run":  # while the bucket is being prepared, the key explains why no run can start
             return None if busy or self.services.readonly else True
         if action == "warm_up":

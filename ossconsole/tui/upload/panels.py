@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import wrap
@@ -83,12 +84,14 @@ class PanelArea:
 # Form and plan
 
 
-def form_lines(area: PanelArea, prefix: str) -> list[Line]:
-    """The help of the form."""
+def form_lines(area: PanelArea, prefix: str, advanced: str) -> list[Line]:
+    """The help of the form, and the advanced settings that are not the defaults."""
     lines = [
         Line((" s  ", "primary"), ("scan the source and show the plan of the upload", "text")),
         Line((" o  ", "primary"), ("select a folder, an archive or a table", "text")),
+        Line((" a  ", "primary"), ("advanced: label files, a held-out share, the encoding of names", "text")),
         area.row("target", prefix),
+        *([area.row("advanced", safe(advanced), "strong")] if advanced else []),
         Line(),
         Line((" A source is one of", "dim")),
     ]
@@ -253,13 +256,46 @@ def progress_lines(area: PanelArea, progress: UploadProgress, source: str, rates
     return lines + _workers(area, progress, area.height - len(lines))
 
 
-def failure_lines(area: PanelArea, progress: UploadProgress) -> list[Line]:
-    """The newest failures, the last one first."""
+def lower_lines(area: PanelArea, progress: UploadProgress) -> list[Line]:
+    """The newest failures, the last one first, in at most half of the rows; below, the classes."""
     failures = list(reversed(progress.recent_failures))
-    if not failures:
-        return []
     lines = [area.heading("Failures"), *(area.note(area.glyphs.failed, "bad", failure) for failure in failures)]
-    return lines[: area.height]
+    if not failures:
+        lines = []
+    room = area.height - len(lines)
+    if progress.classes and room < _CLASS_ROWS:
+        room = min(_CLASS_ROWS, area.height // 2)
+        lines = lines[: area.height - room]
+    return [*lines, *_class_lines(area, progress, room)][: area.height]
+
+
+_CLASS_ROWS = 4  # with the heading
+
+
+def _class_lines(area: PanelArea, progress: UploadProgress, height: int) -> list[Line]:
+    """A bar for each class that fits, for its samples in the bucket, in columns; those uploaded last."""
+    columns = max(1, area.width // _CLASS_CELLS)
+    cells, rows = area.width // columns, height - 1
+    if not progress.classes or rows < 1:
+        return []
+    shown = progress.classes[: rows * columns]
+    more = progress.class_count - len(shown)
+    most = max(count for _, count in shown)
+    note = f"{more:,} more" if more else ""
+    lines = [heading("Samples by class", area.width, area.glyphs.rule, note)]
+    for first in range(0, len(shown), columns):
+        line = Line()
+        for at, (name, count) in enumerate(shown[first : first + columns]):
+            room = cells - _CLASS_NAME - _CLASS_COUNT - 2
+            bar = area.glyphs.bar_full * max(1, round(room * count / most))
+            line.to(at * cells).add(f" {shorten_middle(safe(name), _CLASS_NAME - 2, area.glyphs.ellipsis)}", "text")
+            line.to(at * cells + _CLASS_NAME).add(f"{count:>{_CLASS_COUNT},} ", "strong").add(bar, "primary")
+        lines.append(line)
+    return lines
+
+
+_CLASS_CELLS = 40  # of a column
+_CLASS_NAME, _CLASS_COUNT = 18, 8
 
 
 def bar(area: PanelArea, progress: UploadProgress) -> Line:
@@ -291,7 +327,7 @@ def _tiles(area: PanelArea, progress: UploadProgress) -> list[Line]:
         ("samples/s", rate(progress.samples_per_s), "last 10 s" if not progress.phase.final else "on average"),
         ("MB/s", rate(progress.bytes_per_s / 1e6), f"{size(progress.bytes)} sent"),
         ("time left", left, f"{duration(progress.seconds)} so far"),
-        ("bound by", bound, counted(progress.retries, "retry", "retries")),
+        ("limited by", bound, counted(progress.retries, "retry", "retries")),
     )
     shown = [(label, Line((value, "strong")), Line((note, "dim"))) for label, value, note in found]
     return tile_lines(shown[: max(1, area.width // TILE_WIDTH)], area.width)
@@ -311,7 +347,7 @@ def counts(progress: UploadProgress) -> Line:
 
 
 def _sending(progress: UploadProgress) -> str:
-    cap = f"at most {size(progress.bandwidth)}/s" if progress.bandwidth else "no cap"
+    cap = f"at most {size(progress.bandwidth)}/s" if progress.bandwidth else "no limit"
     return f"{progress.sending} of {progress.parallelism} in parallel, {cap}"
 
 
@@ -379,6 +415,45 @@ def _next(progress: UploadProgress, summary: UploadSummary, prefix: str) -> str:
 def after_other(source: str) -> Line:
     """The next step after an upload that another process did."""
     return Line((f" n, then {safe(source)} as the source, uploads what is missing", "primary"))
+
+
+class SampleStrip(Widget):
+    """The last samples that `add` was given, the newest first, as small images in a row."""
+
+    ALLOW_SELECT = False
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id)
+        self._shown: deque[list[Strip]] = deque(maxlen=_MOST_THUMBNAILS)
+        self._key = ""
+        self._due = 0.0
+
+    def add(self, now: float, picture: SamplePreview | None, fmt: SampleFormat, *, plain: bool) -> None:
+        """Show `picture`, too, unless the one before is younger than _THUMBNAIL_S; `now` in seconds.
+
+        Only these samples are decoded, and each of them once: a strip must not slow down the upload, or a slow line.
+        """
+        _, height = self.size
+        if picture is None or picture.key == self._key or now < self._due or not height:
+            return
+        self._key, self._due = picture.key, now + _THUMBNAIL_S
+        pixels = _pixels(picture, fmt, _THUMBNAIL_CELLS, height)
+        if pixels is not None:
+            self._shown.appendleft(image_rows(pixels, _THUMBNAIL_CELLS, height, self, plain=plain))
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        gap = Strip.blank(_THUMBNAIL_GAP, self.rich_style)
+        parts = [gap]
+        for rows in self._shown:
+            row = rows[y] if y < len(rows) else Strip.blank(0)
+            parts += [row.adjust_cell_length(_THUMBNAIL_CELLS, self.rich_style), gap]
+        return Strip.join(parts).adjust_cell_length(self.size.width, self.rich_style)
+
+
+_THUMBNAIL_CELLS, _THUMBNAIL_GAP = 12, 1
+_THUMBNAIL_S = 2.0
+_MOST_THUMBNAILS = 24
 
 
 class SampleView(Widget):

@@ -29,7 +29,8 @@ from ossconsole.tui.kit.jobs import check_bandwidth
 from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen, notice, preparation
 from ossconsole.tui.kit.text import MISSING, Line, safe, wrap
 from ossconsole.tui.upload import panels
-from ossconsole.tui.upload.panels import PanelArea, SampleView
+from ossconsole.tui.upload.advanced import AdvancedScreen, AdvancedSettings
+from ossconsole.tui.upload.panels import PanelArea, SampleStrip, SampleView
 
 
 class _SourceTree(DirectoryTree):
@@ -53,6 +54,7 @@ class SourcePicker(ConsoleModal):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "accept", show=False),
         Binding("backspace", "parent", show=False),
+        *(Binding(key, f"type('{text}')", show=False) for key, text in (("slash", "/"), ("tilde", "~"))),
     ]
 
     def __init__(self, start: Path, recent: Sequence[str]) -> None:
@@ -61,8 +63,9 @@ class SourcePicker(ConsoleModal):
         self._recent = recent
 
     def compose(self) -> ComposeResult:
-        with self.frame("Source", "tab, enter or ^s OK · backspace parent folder · esc cancel", id="picker"):
-            yield Input(str(self._start), compact=True, id="picked")
+        with self.frame("Source", "enter, ^s OK · tab or / edit the path · backspace parent · esc cancel", id="picker"):
+            yield Static("Path", classes="dim")
+            yield Input(str(self._start), compact=True, id="picked", select_on_focus=False)
             if self._recent:
                 yield Static("Recent", classes="dim")
                 yield OptionList(*(Option(Content(safe(path))) for path in self._recent), id="recent", compact=True)
@@ -92,6 +95,13 @@ class SourcePicker(ConsoleModal):
         if text:
             self.dismiss(Path(text).expanduser())
 
+    def action_type(self, text: str) -> None:
+        """Edit the path: `text` begins a new one."""
+        entry = self.query_one("#picked", Input)
+        entry.value = text
+        entry.focus()
+        entry.cursor_position = len(text)
+
     def action_parent(self) -> None:
         """Show the parent folder."""
         tree = self.query_one("#tree", _SourceTree)
@@ -117,6 +127,7 @@ _SELECTS = {
 }
 """The lists of the form: label, choices (label and value) and default."""
 FORM = "upload"
+_STRIP_FROM = 40  # rows of the screen
 _RECENT = 8
 
 
@@ -136,6 +147,7 @@ class UploadScreen(ConsoleScreen):
         self._recalled = False
         self._rates = panels.Throughput()
         self._problem = ""
+        self._advanced = AdvancedSettings()
 
     def body(self) -> ComposeResult:
         with Grid(id="upload-form"):
@@ -150,7 +162,8 @@ class UploadScreen(ConsoleScreen):
         with Horizontal(id="upload-top"):
             yield Panel(self._paint, id="upload-panel")
             yield SampleView(id="upload-sample")
-        yield Panel(self._failures, id="upload-failures")
+        yield Panel(self._lower, id="upload-lower")
+        yield SampleStrip(id="upload-strip")
 
     def tick(self) -> None:
         """Show the form or the upload."""
@@ -166,6 +179,7 @@ class UploadScreen(ConsoleScreen):
         if running and handle is not None:
             self._rates.add(self.console.now, handle.progress())
         self.set_class(running and handle is not None and not handle.is_remote, "-sample")
+        self.set_class(self.size.height >= _STRIP_FROM, "-strip")
         for panel in self.query(Panel):
             panel.redraw()
         self._show_sample()
@@ -176,13 +190,15 @@ class UploadScreen(ConsoleScreen):
             return
         for view in self.query(SampleView):
             view.show(upload.preview(), upload.settings.format, plain=self.plain)
+        for strip in self.query(SampleStrip):
+            strip.add(self.console.now, upload.preview(), upload.settings.format, plain=self.plain)
 
     def _heading(self, width: int, height: int) -> Sequence[Line]:
         return [PanelArea(width, height, self.glyphs).heading("Plan" if self.has_class("-form") else "Upload")]
 
-    def _failures(self, width: int, height: int) -> Sequence[Line]:
+    def _lower(self, width: int, height: int) -> Sequence[Line]:
         handle = self.services.upload
-        return panels.failure_lines(PanelArea(width, height, self.glyphs), handle.progress()) if handle else []
+        return panels.lower_lines(PanelArea(width, height, self.glyphs), handle.progress()) if handle else []
 
     def _paint(self, width: int, height: int) -> Sequence[Line]:
         area = PanelArea(width, height, self.glyphs)
@@ -201,7 +217,11 @@ class UploadScreen(ConsoleScreen):
             return panels.plan_lines(area, plan, settings, self._prefix)
         waiting = notice(self.services.state, self.glyphs, width) or preparation(self.services, self.glyphs)
         waiting += [Line((f" {part}", "bad")) for part in wrap(safe(self._problem), width - 2) if part]
-        return [*waiting, *([Line()] if waiting else []), *panels.form_lines(area, self._prefix)]
+        return [
+            *waiting,
+            *([Line()] if waiting else []),
+            *panels.form_lines(area, self._prefix, self._advanced.describe()),
+        ]
 
     @property
     def _prefix(self) -> str:
@@ -225,6 +245,9 @@ class UploadScreen(ConsoleScreen):
             size=int(self._selected("size")) if self._has_size else 0,
             per_shard=int(self._selected("stored")),
             prefix=self.query_one("#prefix", Input).value.strip().strip("/"),
+            labels=self._advanced.label_files,
+            val_split=self._advanced.val_split,
+            names=self._advanced.names,
             **_FORMATS[self._selected("format")],
         )
         try:
@@ -321,7 +344,7 @@ class UploadScreen(ConsoleScreen):
         """Show the actions of the form, of the running upload or of its result."""
         handle = self.services.upload
         alive = handle is not None and handle.alive
-        if action in {"start", "pick"}:
+        if action in {"start", "pick", "advanced"}:
             ready = not self.services.readonly and isinstance(self.services.state, Ready)
             return False if alive else (True if ready else None)
         if action in {"pause", "cancel"}:
@@ -344,6 +367,16 @@ class UploadScreen(ConsoleScreen):
     def _picked(self, path: Path | None) -> None:
         if path is not None:
             self.query_one("#source", Input).value = str(path)
+        self.tick()
+
+    def action_advanced(self) -> None:
+        """Edit the settings that few sources need."""
+        self._wants_form = True
+        self.app.push_screen(AdvancedScreen(self._advanced), self._with_advanced)
+
+    def _with_advanced(self, settings: AdvancedSettings | None) -> None:
+        if settings is not None:
+            self._advanced, self._plan, self._problem = settings, None, ""
         self.tick()
 
     def action_start(self) -> None:
