@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from ossconsole.config import credentials
 from ossconsole.config.files import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
 from ossconsole.config.metadata import METADATA_VARIABLE
 from tests.sandboxed import Sandboxed, sandboxed
@@ -49,6 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
         (folder / name).mkdir(mode=0o700)
         monkeypatch.setenv(variable, str(folder / name))
     monkeypatch.setenv(METADATA_VARIABLE, CLOSED_PORT_URL)
+    monkeypatch.setattr(credentials, "_texts", {})  # no secret of another test is masked
     return folder
 
 

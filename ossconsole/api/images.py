@@ -57,7 +57,8 @@ class OssImages:
     `profile` is one of the console ("sandbox" is the embedded server), "" for the active one; `bucket`, `region` and
     `prefix` (of the dataset) replace its own. `workers` are reader processes. `augment` crops and flips at random,
     by default for training. `image_size` 0 is automatic, as in `ossconsole train`. Under torch.distributed each rank
-    reads its own part of every batch of `batch_size` times the number of ranks.
+    reads its own part of every batch of `batch_size` times the number of ranks. `val_labels` and `class_index` are the
+    label files of a dataset without a manifest, as in `ossconsole train`.
 
     Raises ConsoleError: for example without a profile, without credentials, or without such a dataset.
     """
@@ -78,6 +79,8 @@ class OssImages:
         prefix: str = "",
         endpoint: str = "standard",
         val_split: float = 0.1,
+        val_labels: str = "",
+        class_index: str = "",
     ) -> None:
         self.batch_size = batch_size
         self.num_workers = workers
@@ -94,6 +97,8 @@ class OssImages:
             endpoint=EndpointKind(endpoint),
             seed=seed,
             val_split=val_split,
+            val_labels=val_labels,
+            class_index=class_index,
         )
         self._position = _Position()
         self._source: FailoverLoader | None = None
@@ -105,20 +110,22 @@ class OssImages:
             self._connector = connector_settings(opened)
             self.context = RunContext(new_run_id(), opened.profile, opened.credentials, self._settings, _log_event)
             store = resources.enter_context(contextlib.closing(ObjectStore(opened.profile, opened.credentials)))
-            self._data = training_data(store, opened.profile.dataset_prefix, val_split=val_split, seed=seed)
+            labels, prefix = self._settings.label_files, opened.profile.dataset_prefix
+            self._data = training_data(store, prefix, val_split=val_split, seed=seed, labels=labels)
             _check_split(self._data, self._split, store)
             self._labels = torch.from_numpy(self._data.columns(str(self._split)).labels)
             self._transform = sample_transform(self._settings, self._data)
-            self._compute = (
-                None
-                if self._device is None
-                else DeviceContext(self._settings, self._transform, device=self._device, sharing=world_size())
-            )
+            self._compute = self._device_context()
             self._resources = resources.pop_all()
         self.classes = self._data.classes
         """The names of the classes, by label."""
         self.sample_format = str(self._data.format)
         self.stored_as = "shards" if self._data.sharded else "objects"
+
+    def _device_context(self) -> DeviceContext | None:
+        if self._device is None:
+            return None
+        return DeviceContext(self._settings, self._transform, device=self._device, sharing=world_size())
 
     @property
     def image_size(self) -> int:

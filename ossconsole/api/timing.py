@@ -48,7 +48,7 @@ class StepTiming(NamedTuple):
 
 
 class StepTimer:
-    """Marks the moments of a step: `request` a batch, `arrive`, `finish`."""
+    """Marks the moments of a step: its batch is requested, it arrives, and the step is finished."""
 
     def __init__(self) -> None:
         self._requested = self._arrived = self._finished = time.perf_counter()
@@ -60,13 +60,9 @@ class StepTimer:
         self._finished = time.perf_counter()
         self._previous = _recorded()
 
-    def request(self) -> None:
-        """A batch is requested from the loader."""
-        self._requested = time.perf_counter()
-
-    def arrive(self) -> None:
-        """The loader returned it."""
-        self._arrived = time.perf_counter()
+    def arrive(self, requested: float) -> None:
+        """The loader returned the batch that was requested at `requested`, a time of `perf_counter`."""
+        self._requested, self._arrived = requested, time.perf_counter()
         self._arrival = _recorded()
 
     def finish(self) -> StepTiming:

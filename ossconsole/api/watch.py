@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -24,6 +25,7 @@ T = TypeVar("T")
 
 _active: Watch[Any] | None = None
 _lock = threading.Lock()
+_NOTHING_LOGGED: Mapping[str, Any] = {}
 
 
 class WatchError(ConsoleError):
@@ -151,12 +153,12 @@ class Watch(Generic[T]):
         try:
             batches = iter(self.loader)
             while not self._is_to_end():
-                timer.request()
+                requested = time.perf_counter()
                 try:
                     batch = next(batches)
                 except StopIteration:
                     break
-                timer.arrive()
+                timer.arrive(requested)
                 try:
                     yield batch
                 finally:  # also where the loop breaks: its last step is done then
@@ -184,7 +186,9 @@ class Watch(Generic[T]):
             stop = self._run is not None and self._run.stopping
             self._ranks.post(RankTimes(timing.host_wait_s, timing.host_step_s), stop=stop)
         if self._steps is not None:
-            logged, self._logged = self._logged, {}
+            logged = self._logged or _NOTHING_LOGGED
+            if self._logged:
+                self._logged = {}
             self._steps.add(timing, self._batch_size or samples_in(batch), logged)
 
     def log(self, **figures: Any) -> None:

@@ -9,20 +9,20 @@ import importlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target
 from ossconsole.cli.sandbox import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox, slow_down
-from ossconsole.config.credentials import Credentials
-from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.credentials import Credentials, register_credentials
+from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.resolve import Resolution
-from ossconsole.terminal.logs import register_secret
 from ossconsole.training.run import ClaimedError
-from ossconsole.training.settings import TrainSettings
+from ossconsole.training.settings import TrainSettings, settings_of_checkpoint
 from ossconsole.tui.console import (
     ConsoleState,
     NoCredentials,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ossconsole.training.remote.attached import AttachedUpload
     from ossconsole.training.remote.control import ControlServer
     from ossconsole.training.run import TrainingRun
+    from ossconsole.training.run_evaluation import EvaluationJob
 
 log = logging.getLogger(__name__)
 
@@ -207,6 +208,17 @@ class Application:
         source = dataset_source(self.store(EndpointKind.STANDARD), accelerated.profile.dataset_prefix)
         return WarmUp(accelerated, plan_warm(source, accelerated, again=again))
 
+    def plan_evaluation(self, record: Path) -> EvaluationJob:
+        """The evaluation of the checkpoint of a run, not started. Raises ConsoleError while a run is alive."""
+        from ossconsole.training.run_evaluation import EvaluationJob
+
+        opened = self._ready()
+        if self.run is not None and self.run.alive:
+            raise ConsoleError(
+                "A run is active, and an evaluation would take its processor time.", remedy="Wait for its end."
+            )
+        return EvaluationJob(record, opened.profile, opened.credentials)
+
     def use_profile(self, name: str) -> None:
         """Opens another profile. Raises ConsoleError while work is active."""
         self._reopen(self._target.with_profile(name))
@@ -248,6 +260,14 @@ class Application:
             return find_credentials(profile)()
 
         return BucketSetupService(profile, credentials, self.readonly)
+
+    def settings_to_resume(self, settings: TrainSettings) -> dict[str, Any]:
+        """What the checkpoint to resume needs and `settings` have otherwise. Raises ConsoleError."""
+        from ossconsole.training.checkpoints.store import resumed_fields
+
+        found = resumed_fields(self.store(EndpointKind.STANDARD), settings.resume, settings.model)
+        known = settings_of_checkpoint(found.content, processes=settings.processes)
+        return {name: value for name, value in known.items() if value != getattr(settings, name)}
 
     def start_run(self, settings: TrainSettings, dataset_prefix: str = "") -> RunHandle:
         """Starts a run on a dataset, the profile's where the prefix is "". Raises ConsoleError."""
@@ -344,12 +364,13 @@ class Application:
         if uses_sandbox:
             self._stage(_STAGES[0], StageState.ACTIVE)
         opened = self._resources.enter_context(self._target.open(say=log.info))
-        self._register_secrets(opened)
+        register_credentials(opened.credentials())
         self._opened = opened
         if opened.sandbox is not None:
             opened.sandbox.notify = self._on_sandbox_event
             self.state = Starting(profile=opened.profile, stages=self.state.stages, opened=True)
-            self._stage(_STAGES[0], StageState.DONE, f"{opened.profile.standard_endpoint}, speeds are simulated")
+            address = sdk_endpoint(opened.profile.bucket, opened.profile.standard_endpoint)
+            self._stage(_STAGES[0], StageState.DONE, f"{address}, speeds are simulated")
         else:
             self.state = Ready(profile=opened.profile)
         return opened
@@ -412,13 +433,6 @@ class Application:
             job.start()
             self.own_upload = self.upload = job
             return job
-
-    def _register_secrets(self, opened: OpenTarget) -> None:
-        """Registers the credentials with the log's filter."""
-        credentials = opened.credentials()
-        register_secret(credentials.access_key_secret)
-        if credentials.security_token is not None:
-            register_secret(credentials.security_token)
 
     def _ready(self) -> OpenTarget:
         if self._opened is None:

@@ -13,13 +13,14 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from ossconsole.cli.options import OpenTarget, Target, profile_options
+from ossconsole.cli.options import OpenTarget, Target, profile_options, settings_options
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat
+from ossconsole.telemetry.compare import LOOKS
 from ossconsole.training.bench.results import IMAGENET_SAMPLES, Mode
 from ossconsole.training.bench.workloads import WORKLOADS, parse_workload
-from ossconsole.training.settings import DEFAULT_MODEL, PRECISIONS, check_model
+from ossconsole.training.settings import DEFAULT_MODEL, TrainSettings
 
 if TYPE_CHECKING:
     from ossconsole.training.bench.emulation import EmulationSummary
@@ -30,6 +31,9 @@ Report = Callable[[Any], None]
 _ENDPOINTS = [str(kind) for kind in EndpointKind]
 _MODES = [str(mode) for mode in Mode]
 _EMULATION_ROUNDS = 2
+_COMPUTE = ("precision", "compile", "device", "gpu")
+"""Settings of a run that are settings of the measured training steps too."""
+_MOST_ROUNDS = LOOKS[2]
 
 
 def _repeatable(name: str, parameter: str, text: str, **attributes: Any) -> Callable[[F], F]:
@@ -68,7 +72,7 @@ def _repeatable(name: str, parameter: str, text: str, **attributes: Any) -> Call
 @click.option(
     "--checkpoint-mb",
     type=click.IntRange(1),
-    help="Measure writing and reading checkpoints of this size instead, and delete them.",
+    help="Measure writing and reading checkpoints of this size instead, also in the folder of --mount; delete them.",
 )
 @click.option("--save", metavar="NAME", help="Save the result under this name, with what it depends on.")
 @click.option(
@@ -89,15 +93,15 @@ def _repeatable(name: str, parameter: str, text: str, **attributes: Any) -> Call
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
-    default=5.0,
+    default=3.0,
     show_default=True,
     help="Seconds per reading.",
 )
 @click.option(
     "--rounds",
     type=click.IntRange(1),
-    default=6,
-    show_default=True,
+    show_default=f"{LOOKS[0]} to {_MOST_ROUNDS}, until the ratio is decided or more would take it beyond 3 minutes; "
+    f"{LOOKS[0]} with --aa, --formats, --mount, --checkpoint-mb; {_EMULATION_ROUNDS} with --emulate",
     help="Pairs of readings, one of each endpoint, in ABBA order. 6, 9, 13, 20, 30 and 45 give an interval.",
 )
 @click.option(
@@ -113,8 +117,7 @@ def _repeatable(name: str, parameter: str, text: str, **attributes: Any) -> Call
 @click.option("--limits/--no-limits", default=True, help="Also measure HTTP, connector and compute separately.")
 @click.option("--image-size", type=click.IntRange(0), default=0, help="Side of the training crop in px; 0 = as stored.")
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, metavar="MODEL", help="Model, as for `train`.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", help="Precision of the forward pass.")
-@click.option("--compile", is_flag=True, help="Compile the model with torch.compile.")
+@settings_options(TrainSettings, only=_COMPUTE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per reading; the last one is the summary.")
 @profile_options
 @click.pass_context
@@ -131,12 +134,11 @@ def bench(context: click.Context, /, *, target: Target, **options: Any) -> int:
     if action or compare:
         return _show_saved(compare, as_json=as_json)
     _check_usage(context, options)
-    from ossconsole.training.preflight import broken_library, check_libraries, check_precision
-    from ossconsole.training.settings import TrainSettings
+    from ossconsole.training.preflight import broken_library, check_device, check_libraries
 
-    check_model(options["model"])
+    trained = TrainSettings(model=options["model"], **{name: options[name] for name in _COMPUTE})
     check_libraries()
-    check_precision(TrainSettings(precision=options["precision"]))
+    check_device(trained)
     try:
         from ossconsole.training.bench.saved import check_new, provenance, saved_now
         from ossconsole.training.bench.saved import save as save_bench
@@ -185,8 +187,8 @@ def _check_usage(context: click.Context, options: dict[str, Any]) -> None:
         raise click.UsageError("--accelerators and --steps need --emulate.")
     alone = {"--emulate": options["workload"], "--checkpoint-mb": options["checkpoint_mb"]}
     for name in (name for name, value in alone.items() if value is not None):
-        others = {"modes", "formats", "aa", "prefetch_mb", "seconds", "samples", "image_size"}
-        others |= {"workers", "batch_sizes", "datasets", "mount"} if name == "--checkpoint-mb" else set()
+        others = {"modes", "formats", "aa", "prefetch_mb", "seconds", "samples", "image_size", "model", *_COMPUTE}
+        others |= {"workers", "batch_sizes", "datasets"} if name == "--checkpoint-mb" else set()
         others |= {"workload"} if name == "--checkpoint-mb" else set()
         wrong = sorted(each for each in others if _given(context, each))
         if wrong:
@@ -205,7 +207,12 @@ def _measure(
 
         size = options["checkpoint_mb"] * 1_000_000
         checkpoints = CheckpointBench(
-            opened.profile, opened.credentials, size=size, rounds=options["rounds"], on_event=report
+            opened.profile,
+            opened.credentials,
+            size=size,
+            rounds=options["rounds"] or LOOKS[0],
+            mount=options["mount"],
+            on_event=report,
         ).run()
         if not as_json:
             _tables().print_checkpoints(checkpoints)
@@ -232,7 +239,7 @@ def _emulate(context: click.Context, opened: OpenTarget, options: dict[str, Any]
         workload=workload,
         accelerators=options["accelerators"],
         steps=options["steps"],
-        rounds=options["rounds"] if _given(context, "rounds") else _EMULATION_ROUNDS,
+        rounds=options["rounds"] or _EMULATION_ROUNDS,
         workers=options["workers"][0],
         endpoints=tuple(kind for kind in EndpointKind if str(kind) in options["endpoints"]),
         dataset=dataset,
@@ -250,17 +257,21 @@ def _compare_endpoints(opened: OpenTarget, options: dict[str, Any], report: Repo
 
     profile, credentials, formats = opened.profile, opened.credentials, options["formats"]
     chosen = options["modes"] or ((Mode.LOADER,) if formats else _MODES)
-    names = ("seconds", "rounds", "aa", "samples", "limits", "image_size", "precision", "compile", "mount")
-    settings = BenchSettings(
-        endpoints=tuple(kind for kind in EndpointKind if str(kind) in options["endpoints"]),
-        workers=tuple(dict.fromkeys(options["workers"])),
-        batch_sizes=tuple(dict.fromkeys(options["batch_sizes"])),
-        prefetch_mb=tuple(dict.fromkeys(options["prefetch_mb"])),
-        modes=tuple(mode for mode in Mode if mode in chosen),
-        datasets=tuple(prefix.strip("/") for prefix in options["datasets"]),
-        compare_formats=bool(formats),
-        **{name: options[name] for name in names},
-    )
+    endpoints = tuple(kind for kind in EndpointKind if str(kind) in options["endpoints"])
+    # Otherwise the comparison that was requested is not that of the two endpoints.
+    until_decided = not options["rounds"] and len(endpoints) > 1 and not (formats or options["aa"] or options["mount"])
+    given = {name: value for name, value in options.items() if name in BenchSettings.__struct_fields__}
+    given |= {
+        "endpoints": endpoints,
+        "rounds": options["rounds"] or (_MOST_ROUNDS if until_decided else LOOKS[0]),
+        "until_decided": until_decided,
+        "workers": tuple(dict.fromkeys(options["workers"])),
+        "batch_sizes": tuple(dict.fromkeys(options["batch_sizes"])),
+        "prefetch_mb": tuple(dict.fromkeys(options["prefetch_mb"])),
+        "modes": tuple(mode for mode in Mode if mode in chosen),
+        "datasets": tuple(prefix.strip("/") for prefix in options["datasets"]),
+    }
+    settings = BenchSettings(**given, compare_formats=bool(formats))
     if not settings.datasets or profile.dataset_prefix in settings.datasets:
         fill_sandbox(opened)
     with contextlib.ExitStack() as scratch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,8 +59,8 @@ def print_event(event: object) -> None:
         )
     elif isinstance(event, Trial):
         say(
-            f"{_accelerators(event.accelerators)} on {event.path:<12}AU {event.sustained_au:6.1%}  "
-            f"{event.samples_per_s:>10,.1f} samples/s  {event.bytes_per_s / 1e6:>8,.1f} MB/s",
+            f"{_accelerators(event.accelerators)} on {event.path:<12}{event.temperature:<5}AU {event.sustained_au:6.1%}"
+            f"  {event.samples_per_s:>10,.1f} samples/s  {event.bytes_per_s / 1e6:>8,.1f} MB/s",
             err=True,
         )
     elif isinstance(event, CheckpointReading):
@@ -130,10 +130,7 @@ def _print_distributions(summary: BenchSummary) -> None:
     for row in summary.rows:
         if not row.times:
             continue
-        cell = row.cell
-        prefetch = f", {cell.prefetch_mb} MB read ahead" if cell.prefetch_mb else ""
-        setup = f"{cell.mode}, {counted(cell.workers, 'worker')}, batch {cell.batch_size}{prefetch}"
-        table = _new_table(f"Times of a step and of a reader for a batch, ms: {setup}")
+        table = _new_table(f"Times of a step and of a reader for a batch, ms: {row.cell.words}")
         table.add_column("path", no_wrap=True)
         for title in ("step p50", "p95", "p99", "stalls", "fetch p50", "p95", "p99"):
             table.add_column(title, justify="right", no_wrap=True)
@@ -147,17 +144,16 @@ def _prefetch(cell: BenchCase) -> tuple[str]:
 
 
 def _ms(times: Quantiles) -> tuple[str, str, str]:
-    return f"{times.p50 * 1e3:,.1f}", f"{times.p95 * 1e3:,.1f}", f"{times.p99 * 1e3:,.1f}"
+    """In ms; whole ones above 100, so that the table fits 80 columns."""
+    p50, p95, p99 = (f"{each * 1e3:,.{0 if each >= 0.1 else 1}f}" for each in (times.p50, times.p95, times.p99))
+    return p50, p95, p99
 
 
 def _mount_lines(summary: BenchSummary) -> Iterator[str]:
     """The mounted folder compared with the endpoints."""
     for row in summary.rows:
         for where, ratio in row.mount.items():
-            yield (
-                f"Mounted folder, {row.cell.mode}, {counted(row.cell.workers, 'worker')}, batch {row.cell.batch_size}: "
-                f"{_path_ratio(ratio)} of {where}."
-            )
+            yield (f"Mounted folder, {row.cell.words}: {_path_ratio(ratio)} of {where}.")
     if summary.page_cache:
         yield f"Mounted folder: {summary.page_cache}; what the mount itself caches is part of it."
 
@@ -180,7 +176,7 @@ def print_emulation(summary: EmulationSummary) -> None:
         f"Emulated accelerators: {workload.name}, batch {workload.batch_size}, {workload.step_s * 1e3:,.0f} ms/step, "
         f"{summary.format} ({summary.stored_as}){simulated}"
     )
-    for title in ("path", "N", "AU", "±", "sustained", "samples/s", "MB/s", "full", "pass"):
+    for title in ("path", "N", "AU", "±", "sust.", "cold", "samples/s", "MB/s", "full", "pass"):
         table.add_column(title, justify="left" if title == "path" else "right", no_wrap=True)
     for result in summary.paths:
         for each in result.fed:
@@ -189,13 +185,15 @@ def print_emulation(summary: EmulationSummary) -> None:
                 each.path,
                 str(each.accelerators),
                 *(f"{share * 100:.1f} %" for share in shares),
+                "" if each.cold_au is None else f"{each.cold_au * 100:.1f} %",
                 f"{each.samples_per_s:,.1f}",
                 f"{each.bytes_per_s / 1e6:,.1f}",
                 f"{each.calibrated_au * 100:.1f} %",
                 "yes" if each.passed else "no",
             )
     console.print(table)
-    say("N: accelerators; ±: deviation of the AU; sustained: without batches read ahead; full: AU with a full buffer.")
+    say("N: accelerators; ±: deviation of the AU; sust.: sustained, without batches read ahead, decides.")
+    say("cold: AU on samples that were not read before, through a path with a cache; full: AU with a full buffer.")
     for result in summary.paths:
         say(result.words)
     if summary.page_cache:
@@ -219,7 +217,7 @@ def _print_buyers(found: BuyersTable) -> None:
         table.add_column(f"{name}\n{size / 1e3:,.1f} KB", justify="right", no_wrap=True)
     table.add_column("CNY/month\nestimated", justify="right")
     for row in found.rows:
-        cells = [f"{feed.accelerators}{'+' if feed.or_more else ''} {feed.origin}" for feed in row.feeds]
+        cells = [f"{feed.accelerators:,}{'+' if feed.or_more else ''} {feed.origin}" for feed in row.feeds]
         table.add_row(sized(row.quota_gb), f"{row.mb_per_s:,.0f}", *cells, f"{row.cny_per_month:,.0f}")
     Console(highlight=False).print(table)
     for note in found.notes:
@@ -240,6 +238,8 @@ def print_checkpoints(summary: CheckpointSummary) -> None:
         rate = summary.bytes / spread.median / 1e6
         table.add_row(what, *(f"{each:.2f}" for each in times), f"{rate:,.1f}", str(spread.readings))
     Console(highlight=False).print(table)
+    if summary.page_cache:
+        say(f"Mounted folder: {summary.page_cache}; writes end with fsync.")
 
 
 def print_comparison(found: BenchComparison) -> None:
@@ -328,28 +328,38 @@ def _table(mode: Mode, rows: list[ResultRow], summary: BenchSummary) -> Table:
     return table
 
 
+_SWEPT: dict[str, Callable[[BenchCase], str]] = {
+    "mode": lambda cell: str(cell.mode),
+    "batch": lambda cell: str(cell.batch_size),
+    "workers": lambda cell: str(cell.workers),
+    "ahead": lambda cell: f"{cell.prefetch_mb} MB" if cell.prefetch_mb else "auto",
+}
+"""The settings that a sweep varies, by the title of their column; `ahead` are the batch buffers."""
+
+
 def _format_table(found: Sequence[FormatResult], *, simulated: bool) -> Table:
     """The formats side by side, of one endpoint and state of the cache."""
     first = found[0]
-    setups = len({(each.cell.mode, each.cell.workers, each.cell.batch_size) for each in found})
+    cells = [each.cell for each in found]
+    titles = [title for title, value in _SWEPT.items() if len({value(cell) for cell in cells}) > 1]
     where = f"{first.endpoint} endpoint, {first.temperature}{', simulated' if simulated else ''}"
     table = _new_table(f"Formats of the same images, {where}")
-    table.add_column("format")
-    titles = ("mode", "batch", "workers") if setups > 1 else ()
-    for title in (*titles, "samples/s", "MB/s", "KB/sample", "decoding", "ratio", "95 %"):
+    columns: dict[str, Callable[[FormatResult], str]] = {
+        "samples/s": lambda each: f"{each.samples_per_s:,.0f}",
+        "MB/s": lambda each: f"{each.bytes_per_s / 1e6:,.1f}",
+        "KB": lambda each: f"{each.bytes_per_sample / 1e3:,.1f}",
+        "decode": lambda each: f"{each.decode_share:.0%}",
+        "ratio": lambda each: "" if each.ratio is None else f"{each.ratio:.2f}x",
+        "95 %": lambda each: "" if each.low is None or each.high is None else f"{each.low:.2f} to {each.high:.2f}",
+    }
+    if titles:  # so that it fits 80 columns
+        del columns["MB/s"]
+    table.add_column("format", no_wrap=True)
+    for title in (*titles, *columns):
         table.add_column(title, justify="right", no_wrap=True)
     for each in found:
-        setup = (str(each.cell.mode), str(each.cell.batch_size), str(each.cell.workers)) if setups > 1 else ()
-        table.add_row(
-            each.cell.format,
-            *setup,
-            f"{each.samples_per_s:,.0f}",
-            f"{each.bytes_per_s / 1e6:,.1f}",
-            f"{each.bytes_per_sample / 1e3:,.1f}",
-            f"{each.decode_share:.0%}",
-            "" if each.ratio is None else f"{each.ratio:.2f}x",
-            "" if each.low is None or each.high is None else f"{each.low:.2f} to {each.high:.2f}",
-        )
+        swept = (_SWEPT[title](each.cell) for title in titles)
+        table.add_row(each.cell.format, *swept, *(text(each) for text in columns.values()))
     return table
 
 
@@ -357,8 +367,9 @@ def _format_lines(summary: BenchSummary) -> Iterator[str]:
     """What to know about the table."""
     setups = dict.fromkeys((each.cell.workers, each.cell.batch_size) for each in summary.formats)
     of = ", ".join(f"{counted(workers, 'worker')} with batches of {size}" for workers, size in setups)
-    yield f"ratio: of the samples/s to those of {summary.formats[0].cell.format}; {of}."
-    yield "decoding: share of the readers' time; near 100 % the readers are the limit, not the endpoint."
+    setup = of if len(setups) == 1 else "of the same setup"
+    yield f"ratio: of the samples/s to those of {summary.formats[0].cell.format}; {setup}."
+    yield "KB: of a sample. decode: share of the readers' time; near 100 % the readers are the limit, not the endpoint."
     pairs = min((each.pairs for each in summary.formats if each.ratio is not None), default=0)
     if pairs and all(each.low is None for each in summary.formats):
         yield f"{counted(pairs, 'pair')} of readings: an interval needs --rounds {LOOKS[0]}."

@@ -397,8 +397,8 @@ def failed(name: str, error: ConsoleError) -> Check:
 
 
 def _end(credentials: Credentials, now: datetime) -> str:
-    if credentials.expiration is None:
-        return "without expiry"
+    if credentials.expiration is None:  # a token always ends; some files do not say when
+        return "expiry unknown" if credentials.security_token else "without expiry"
     left = credentials.expiration - now
     if left <= timedelta(0):
         return f"expired at {credentials.expiration:%Y-%m-%d %H:%M:%S} UTC"

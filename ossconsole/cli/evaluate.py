@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,7 +19,7 @@ from ossconsole.training.settings import DEFAULT_MODEL, DEVICES, TrainSettings, 
 
 if TYPE_CHECKING:
     from ossconsole.storage.retry import Wait
-    from ossconsole.training.evaluation import Evaluation
+    from ossconsole.telemetry.predictions import Evaluation
 
 _REPORT_EVERY_S = 5.0
 _CLASSES_SHOWN = 10
@@ -81,17 +81,44 @@ def evaluate(
             prefix = opened.profile.dataset_prefix
             data = training_data(store, prefix, val_split=val_split, seed=ready.settings.seed, labels=labels)
         result = evaluation.evaluate(
-            ready, data, opened.profile, opened.credentials, worst=worst, on_progress=_Progress(quiet=as_json)
+            ready, data, opened.profile, opened.credentials, worst=worst, on_progress=_EvaluationProgress(quiet=as_json)
         )
+    run = str(found.content.facts.get("run", ""))
+    saved = _save(run, result)
     if as_json:
-        import msgspec
+        say_json({"event": "summary", **_fields(result), "saved": saved})
+        return
+    _print(result, found.uri)
+    if saved:
+        say("")
+        say(f"Saved beside the record of the run: `ossconsole report {run}` shows it.")
 
-        say_json({"event": "summary", "checkpoint": found.uri, **msgspec.to_builtins(result)})
-    else:
-        _print(result, found.uri)
+
+def _save(run: str, result: Evaluation) -> str:
+    """Saves the result beside the record of the run that wrote the checkpoint; "" where this machine has none."""
+    from ossconsole.config.errors import SettingsError
+    from ossconsole.telemetry.predictions import save_predictions
+    from ossconsole.telemetry.runs import record_path
+
+    try:
+        record = record_path(run)
+    except SettingsError:  # the checkpoint names no run
+        return ""
+    return str(save_predictions(record, result)) if record.exists() else ""
 
 
-class _Progress:
+def _fields(result: Evaluation) -> dict[str, Any]:
+    """The result for programs, without the pictures."""
+    import msgspec
+
+    without = [msgspec.structs.replace(image, thumbnail=b"") for image in result.worst]
+    fields: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(result, worst=without))
+    for image in fields["worst"]:
+        del image["thumbnail"]
+    return fields
+
+
+class _EvaluationProgress:
     """Prints the number of images evaluated so far, every 5 s, on stderr."""
 
     def __init__(self, *, quiet: bool) -> None:

@@ -65,7 +65,7 @@ def manifest(
                 raise ConsoleError(f"{store.uri(key)} exists already.", remedy="Add --force to replace it.")
             began = time.monotonic()
             labels = LabelFiles(val_labels=val_labels, class_index=class_index)
-            progress = _Progress(store.uri(prefix), as_json=as_json)
+            progress = _ListingProgress(store.uri(prefix), as_json=as_json)
             listed, unused = manifest_from_listing(store, prefix, progress, labels)
             print_unused(unused, as_json=as_json)
             if not dry_run:
@@ -75,7 +75,7 @@ def manifest(
             store.close()
 
 
-class _Progress:
+class _ListingProgress:
     """Prints the number of objects listed so far, every 2 s."""
 
     def __init__(self, uri: str, *, as_json: bool) -> None:

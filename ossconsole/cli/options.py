@@ -112,8 +112,10 @@ def profile_options(command: F) -> F:
     return decorated  # type: ignore[no-any-return]
 
 
-def settings_options(settings: type[msgspec.Struct]) -> Callable[[F], F]:
+def settings_options(settings: type[msgspec.Struct], only: Collection[str] | None = None) -> Callable[[F], F]:
     """Adds one option for each field of a settings struct, which the command gets under the field's name.
+
+    `only` names the fields to add, None for all.
 
     Range, default and help come from the field's type, default and `msgspec.Meta(description=...)`; `extra` may give
     `choices`, `metavar`, and with `auto` the value of the word auto. A boolean becomes a flag, with a `--no-` form
@@ -122,7 +124,8 @@ def settings_options(settings: type[msgspec.Struct]) -> Callable[[F], F]:
 
     def decorate(command: F) -> F:
         for field_ in reversed(msgspec.structs.fields(settings)):
-            command = _settings_option(field_)(command)
+            if only is None or field_.name in only:
+                command = _settings_option(field_)(command)
         return command
 
     return decorate

@@ -88,8 +88,10 @@ def report(name: str, form: str, out: Path | None, target: Target) -> None:
 
         say(write_page(bench_page(load(name)), out or Path(f"{name}.{form}"), form))
         return
+    from ossconsole.training.bench.buyers import run_buyers
+
     summary = _find(name, target)
-    say(write_report(Path(summary.path), out or Path(f"{summary.run}.{form}"), form))
+    say(write_report(Path(summary.path), out or Path(f"{summary.run}.{form}"), form, more=run_buyers))
 
 
 def _is_run(name: str) -> bool:
@@ -117,6 +119,7 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "step": f"{summary.step} (epoch {summary.epoch})" if summary.step else None,
         "device": _device(summary),
         "samples/s": rate,
+        "model": summary.ceiling or None,
         "data wait": None if summary.wait_fraction is None else f"{percent(summary.wait_fraction)} of the step",
         "slowest": slowest(summary.ranks) or None,
         "A/B": None if comparison is None else comparison.words,

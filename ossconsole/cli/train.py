@@ -71,7 +71,7 @@ def train(
     terminal continues, unless `on_hangup` in the settings is "stop"; `ossconsole` shows and controls it.
     """
     from ossconsole.telemetry.sampler import Sampler
-    from ossconsole.training.preflight import check_libraries, check_precision
+    from ossconsole.training.preflight import check_device, check_libraries
     from ossconsole.training.run import TrainingRun
 
     on_hangup = load_settings().on_hangup
@@ -79,7 +79,7 @@ def train(
     settings = TrainSettings(endpoint=EndpointKind(endpoint), **with_preset(options, preset, given))
     check_libraries()
     check_weights(settings.weights)
-    check_precision(settings)
+    check_device(settings)
     with target.open() as opened:
         if opened.profile.endpoint(settings.endpoint) is None:
             raise SettingsError(
@@ -109,18 +109,11 @@ def _as_in_checkpoint(settings: TrainSettings, given: set[str], opened: OpenTarg
 
     Raises SettingsError where others are given, and ConsoleError where the checkpoint cannot be read.
     """
-    from ossconsole.storage.checkpoints.inspect import inspect_checkpoint
     from ossconsole.storage.client import ObjectStore
-    from ossconsole.training.checkpoints.store import find_checkpoint, object_of
+    from ossconsole.training.checkpoints.store import resumed_fields
 
     with contextlib.closing(ObjectStore(opened.profile, opened.credentials)) as store:
-
-        def read(uri: str) -> dict[str, Any]:
-            key, size = object_of(store, uri)
-            found = inspect_checkpoint(store, key, size)
-            return found.fields if found.resumable else {}  # the run refuses those of other programs
-
-        found = find_checkpoint(store, settings.resume, settings.model, read)
+        found = resumed_fields(store, settings.resume, settings.model)
     known = settings_of_checkpoint(found.content, processes=world if world > 1 else settings.processes)
     defaults, automatic = TrainSettings(), {**auto_values(), "image_size": 0}
     for name, value in known.items():

@@ -40,6 +40,10 @@ _REWRITTEN_KEYS = frozenset(
     }
 )
 """What the library writes into the profile of a _REWRITTEN_MODES mode: no new settings of the user."""
+_UNUSABLE_TYPES = {
+    # The library signs its request to STS with HMAC over the private key; Alibaba's Java SDK signs it with RSA.
+    "rsa_key_pair": "RSA key pairs are not supported",
+}
 _UNUSABLE_MODES = {"BearerToken": "OSS accepts no bearer tokens", "Anonymous": "it has no key pair"}
 
 
@@ -311,17 +315,41 @@ def _completed(profile: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sdk_file_provider(path: Path, name: str) -> Any:
-    """The library's reader of credentials.ini; instance roles are ours."""
+    """The library's reader of credentials.ini; instance roles are ours, and the time of expiry is kept."""
     providers = _providers()
     parent: Any = providers.ProfileCredentialsProvider
 
     class SdkProvider(parent):  # type: ignore[misc]
         def _get_credentials_provider(self, section: dict[str, str]) -> Any:
-            if section.get("type") == "ecs_ram_role":
-                return _InstanceRole(section.get("role_name") or "")
-            return super()._get_credentials_provider(section)
+            kind = section.get("type") or ""
+            if kind in _UNUSABLE_TYPES:
+                raise UnusableCredentialsError(f"type {kind}: {_UNUSABLE_TYPES[kind]}")
+            if kind == "ecs_ram_role":
+                self.inner = _Fetched(_InstanceRole(section.get("role_name") or ""))
+            else:
+                self.inner = _Fetched(super()._get_credentials_provider(section))
+            return self.inner
+
+        def get_credentials(self) -> Any:
+            super().get_credentials()  # returns a copy without the time of expiry
+            return self.inner.found
 
     return SdkProvider(profile_file=str(path), profile_name=name)
+
+
+class _Fetched:
+    """One of the library's providers, with what it returned last in `found`."""
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+        self.found: Any = None
+
+    def get_credentials(self) -> Any:
+        self.found = self._provider.get_credentials()
+        return self.found
+
+    def get_provider_name(self) -> Any:
+        return self._provider.get_provider_name()
 
 
 @contextlib.contextmanager

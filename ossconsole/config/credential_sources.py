@@ -38,7 +38,13 @@ from ossconsole.config.alibaba_credentials import (
     UriSource,
     read_cli_file,
 )
-from ossconsole.config.credentials import Credentials, NoCredentialsError, Secret, mask_key_id
+from ossconsole.config.credentials import (
+    Credentials,
+    NoCredentialsError,
+    Secret,
+    mask_key_id,
+    register_credentials,
+)
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import decode_json, read_text, short_path, write_private
 from ossconsole.config.metadata import MetadataError, MetadataService
@@ -221,7 +227,8 @@ def _listed(source: AnySource) -> SourceState:
         except ConsoleError as error:
             return SourceState(source, None, error.message, error.remedy)
         if mode is not None and mode not in STATIC_MODES:
-            return SourceState(source, None, f"mode {mode}, fetched when it is used")
+            how = "its command runs only when it is used" if mode == "External" else "fetched when it is used"
+            return SourceState(source, None, f"mode {mode}, {how}")
     return _state(source)
 
 
@@ -235,6 +242,7 @@ def _state(source: AnySource) -> SourceState:
         return SourceState(source, None, error.message, error.remedy, exists=False)
     except ConsoleError as error:
         return SourceState(source, None, error.message, error.remedy)
+    register_credentials(found)
     if ends_within(found, timedelta(0)):
         return SourceState(source, found, f"{found.source}: expired at {found.expiration:%Y-%m-%d %H:%M:%S} UTC")
     return SourceState(source, found)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing import resource_tracker
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 from ossconsole.config.errors import ConsoleError
 
@@ -52,6 +54,32 @@ class Secret:
         raise TypeError("a Secret is not iterable; use reveal()")
 
 
+# Shorter secrets would mask ordinary words.
+_SHORTEST_SECRET = 4
+# A run of weeks renews its keys many times: the oldest, which ended long ago, are forgotten.
+_MOST_TEXTS = 1000
+_texts: dict[str, None] = {}  # ordered: the latest last
+_texts_lock = threading.Lock()
+
+
+def register_secret(secret: Secret | None) -> None:
+    """Makes the log, crash reports and the screen's view of logs mask this secret, also in its URL-encoded form."""
+    if secret is None or len(text := secret.reveal()) < _SHORTEST_SECRET:
+        return
+    with _texts_lock:
+        for form in (text, quote(text, safe="")):
+            _texts.pop(form, None)
+            _texts[form] = None
+        while len(_texts) > _MOST_TEXTS:
+            del _texts[next(iter(_texts))]
+
+
+def registered_texts() -> list[str]:
+    """What to mask, the longest first: one secret may be a substring of another."""
+    with _texts_lock:
+        return sorted(_texts, key=len, reverse=True)
+
+
 def reveal_secret(value: Any) -> str:
     """msgspec's `enc_hook` for private files and pipes: a Secret in clear. Raises NotImplementedError for any other."""
     if isinstance(value, Secret):
@@ -88,6 +116,12 @@ class Credentials:
 
     def __repr__(self) -> str:
         return f"Credentials({mask_key_id(self.access_key_id)}, source={self.source!r})"
+
+
+def register_credentials(credentials: Credentials) -> None:
+    """Registers the secret and the token with `register_secret`."""
+    register_secret(credentials.access_key_secret)
+    register_secret(credentials.security_token)
 
 
 class NoCredentialsError(ConsoleError):

@@ -77,7 +77,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class FieldError(SettingsError):
-    """One field of a profile is invalid; `field` is its name."""
+    """One field of a profile, or of the settings of a run, is invalid; `field` is its name."""
 
     def __init__(self, field: str, message: str, *, remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)

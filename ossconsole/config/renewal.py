@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ossconsole.config.credentials import Credentials
+from ossconsole.config.credentials import Credentials, register_credentials
 from ossconsole.config.errors import ConsoleError
 
 REFRESH_BEFORE = timedelta(minutes=10)
@@ -33,7 +33,8 @@ class RenewedSource(abc.ABC):
     """A source whose credentials are fetched again before they expire; safe to call from many threads.
 
     They are kept while they cannot be renewed, until they expire. While one thread fetches, the others use those that
-    are still valid. It can be pickled, without the credentials: each process fetches its own.
+    are still valid. Each is registered with the log's filter. It can be pickled, without the credentials: each process
+    fetches its own.
     """
 
     def __init__(self, now: Callable[[], datetime] = utc_now) -> None:
@@ -83,6 +84,7 @@ class RenewedSource(abc.ABC):
             left = (kept[0].expiration or self._now() + _UNKNOWN_LIFE) - self._now()
             self._renew_at = self._now() + min(max(left / 10, _PAUSE), _LONGEST_PAUSE)
             return kept[0]
+        register_credentials(found)
         now = self._now()
         life = _UNKNOWN_LIFE if found.expiration is None else found.expiration - now
         margin = timedelta(0) if found.expiration is None else min(REFRESH_BEFORE, life / _SHARE_LEFT)

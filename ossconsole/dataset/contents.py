@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -152,15 +153,15 @@ def fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]
     return np.asarray(Image.fromarray(pixels).resize(size, resampling))
 
 
-def contact_sheet(images: list[PreviewImage], columns: int, side: int, gap: int = 2) -> NDArray[np.uint8]:
-    """Images in rows of `columns`, each fitted into a square of `side` pixels, on black."""
+def contact_sheet(images: Sequence[NDArray[np.uint8]], columns: int, side: int, gap: int = 2) -> NDArray[np.uint8]:
+    """Images (uint8, (height, width, 3)) in rows of `columns`, each fitted into a square of `side` pixels, on black."""
     import numpy as np
 
     rows = -(-len(images) // columns)
     step = side + gap
     sheet = np.zeros((max(1, rows * step - gap), columns * step - gap, 3), np.uint8)
     for number, image in enumerate(images):
-        small = fit(image.pixels, side, side)
+        small = fit(image, side, side)
         top = number // columns * step + (side - small.shape[0]) // 2
         left = number % columns * step + (side - small.shape[1]) // 2
         sheet[top : top + small.shape[0], left : left + small.shape[1]] = small

@@ -69,6 +69,9 @@ _IN_THE_MINORITY = {_TENSOR: "a .pt sample; train/ has more images", _IMAGE: "an
 _THREADS = 16
 _RUNS = 128  # of a split: enough that the threads end at about the same time; each may list one page in vain
 _POLL_S = 0.2
+_LEAST_CLASSES = 2
+_FOLDERS_CHECKED = 8  # whether they are class folders
+_KEYS_CHECKED = 20
 
 
 class FirstLevel(msgspec.Struct, frozen=True):
@@ -146,6 +149,7 @@ def manifest_from_listing(
 ) -> tuple[Manifest, tuple[Unused, ...]]:
     """The manifest of `train/<class>/` and `val/<class>/` below `prefix`, in the order of the keys, and the rest there.
 
+    Where there is no folder of a split, class folders alone directly below `prefix` are the training samples.
     Samples are image files, or the tutorial's `.pt` objects of one size: what `train/` has more of. A flat `val/` is
     used when there is a file of its labels: one of `labels`, or else below the prefix or in the working directory.
     Without it there is no val split. The manifest's `preparation` says where the labels are from. `validation/` is a
@@ -154,8 +158,12 @@ def manifest_from_listing(
     """
     below = object_key(prefix, "")
     listing = _SplitListing(store, below, on_progress)
-    names = split_folders(listing.first_level("").folders)
+    root = listing.first_level("")
+    names = split_folders(root.folders)
     levels = {split: listing.first_level(names[split]) if split in names else FirstLevel((), ()) for split in SPLITS}
+    if not names and not _is_split(prefix) and listing.are_class_folders(root.folders):
+        images = (found for found in root.objects if is_sample_key(found.key))
+        names, levels[TRAIN] = {TRAIN: ""}, FirstLevel(root.folders, tuple(images))
     found_labels = _find_labels(store, prefix, labels, wants_val=bool(levels[VAL].objects))
     folder_names = [name for level in levels.values() for name in level.folders if not is_hidden(name)]
     flat = (found_labels.val.get(stem(summary.key), "") for summary in levels[VAL].objects)
@@ -164,13 +172,13 @@ def manifest_from_listing(
     found = ListedSamples(len(below))
     for split, level in levels.items():
         # A hidden folder's objects are named, not used: its label does not matter.
-        for part in listing.class_folders(
-            names.get(split, split), {name: index.get(name, 0) for name in level.folders}
-        ):
+        labels_of = {name: index.get(name, 0) for name in level.folders}
+        for part in listing.class_folders(split, names.get(split, split), labels_of):
             found.extend(part)
         for summary in level.objects:
             name = found_labels.val.get(stem(summary.key), "") if split == VAL else ""
-            found.add(summary, split, index.get(name), _why_unlabelled(split, found_labels))
+            why = _why_unlabelled(split, found_labels) if names[split] else "beside the class folders"
+            found.add(summary, split, index.get(name), why)
         if level.folders and level.objects:
             found.sort(split)
     if not found.of(TRAIN, _IMAGE) and not found.of(TRAIN, _TENSOR):
@@ -249,8 +257,24 @@ class _SplitListing:
             self._on_progress(self._listed)
         return FirstLevel(tuple(folders), tuple(objects))
 
-    def class_folders(self, split: str, labels: dict[str, int]) -> list[ListedSamples]:
-        """The samples in the class folders `labels`, which are in OSS's order.
+    def are_class_folders(self, folders: Sequence[str]) -> bool:
+        """Whether at least two of these folders directly below the prefix have images in them, and none other things.
+
+        Only the first few are looked at; empty ones do not count.
+        """
+        names = [name for name in folders if not is_hidden(name)]
+        with_images = 0
+        for name in names[:_FOLDERS_CHECKED]:
+            folder = f"{self._below}{name}/"
+            page = self._store.list_page(folder, max_keys=_KEYS_CHECKED)
+            has_image = any(is_sample_key(found.key) for found in page.objects)
+            if not has_image and (page.prefixes or any(found.key != folder for found in page.objects)):
+                return False
+            with_images += has_image
+        return with_images >= _LEAST_CLASSES
+
+    def class_folders(self, split: str, parent: str, labels: dict[str, int]) -> list[ListedSamples]:
+        """The samples of a split in the class folders `labels` of `parent`, which are in OSS's order.
 
         Raises StorageError, and what `on_progress` raises.
         """
@@ -259,7 +283,7 @@ class _SplitListing:
         runs = [names[first : first + length] for first in range(0, len(names), length)]
         pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="listing")
         try:
-            parts = [pool.submit(self._run, split, {name: labels[name] for name in run}) for run in runs]
+            parts = [pool.submit(self._run, split, parent, {name: labels[name] for name in run}) for run in runs]
             pending = set(parts)
             while pending:
                 done, pending = wait(pending, _POLL_S, FIRST_EXCEPTION)
@@ -273,10 +297,10 @@ class _SplitListing:
             pool.shutdown(wait=False, cancel_futures=True)
         return [part.result() for part in parts]
 
-    def _run(self, split: str, labels: dict[str, int]) -> ListedSamples:
+    def _run(self, split: str, parent: str, labels: dict[str, int]) -> ListedSamples:
         """The samples in consecutive class folders."""
         found = ListedSamples(len(self._below))
-        folder = f"{self._below}{split}/"
+        folder = self._below + object_key(parent, "")
         first, last = (f"{folder}{list(labels)[at]}/" for at in (0, -1))
         # A listing begins after a key: here after "first.", which is before "first/", the folder's marker.
         for page in self._pages(folder, start_after=f"{first[:-1]}."):
@@ -342,8 +366,13 @@ def _why_unlabelled(split: str, labels: FoundLabels) -> str:
 
 def _empty_folders(manifest: Manifest, train: str, folders: Sequence[str]) -> tuple[Unused, ...]:
     used = {manifest.classes[label] for label in {sample.label for sample in manifest.splits[TRAIN]}}
-    empty = [f"{train}/{name}" for name in folders if name not in used and not is_hidden(name)]
+    empty = [object_key(train, name) for name in folders if name not in used and not is_hidden(name)]
     return Unused.of("class folder", "no training samples in it", empty)
+
+
+def _is_split(prefix: str) -> bool:
+    """Whether the last part of a prefix is the name of a split: the dataset is above it."""
+    return prefix.rpartition("/")[2].lower() in SPLIT_NAMES
 
 
 def _no_samples(store: ObjectStore, prefix: str, unused: Sequence[Unused]) -> ManifestMissingError:
@@ -351,13 +380,13 @@ def _no_samples(store: ObjectStore, prefix: str, unused: Sequence[Unused]) -> Ma
     below = object_key(prefix, "")
     page = store.list_page(below)
     names = [key[len(below) :] for key in (*page.prefixes, *(found.key for found in page.objects)) if key != below]
-    parent, _, last = prefix.rpartition("/")
+    parent = prefix.rpartition("/")[0]
     deeper = "" if unused else _deeper_prefix(store, below, page.prefixes)
     if unused:
         holds = " " + " ".join(f"Not used: {group}." for group in unused)
     else:
         holds = f" It holds {first_names(names, len(names))}." if names else ""
-    if last.lower() in SPLIT_NAMES and parent:
+    if _is_split(prefix) and parent:
         remedy = f"Give the prefix above it: --dataset-prefix {parent}"
     elif deeper:
         remedy = f"Give the prefix that holds train/: --dataset-prefix {shlex.quote(deeper)}"

@@ -46,6 +46,12 @@ def after_all(prefix: bytes) -> bytes:
     return head[:-1] + bytes([head[-1] + 1]) if head else b""
 
 
+def common_prefix(key: str, prefix: str, delimiter: str) -> str:
+    """The key's beginning up to the first `delimiter` after `prefix`; "" without one."""
+    cut = key.find(delimiter, len(prefix)) if delimiter and key.startswith(prefix) else -1
+    return key[: cut + len(delimiter)] if cut >= 0 else ""
+
+
 def list_page(source: KeySource, *, prefix: str, delimiter: str, after: str, limit: int) -> Page:
     """At most `limit` entries that start with `prefix` and come after `after`."""
     page = Page([], [], None)
@@ -73,13 +79,10 @@ def _entries(source: KeySource, prefix: str, delimiter: str, after: str, limit: 
         for stored in found:
             if skipping and stored.key.startswith(skipping):
                 continue
-            cut = stored.key.find(delimiter, len(prefix)) if delimiter else -1
-            if cut < 0:
-                skipping = ""
+            skipping = common_prefix(stored.key, prefix, delimiter)
+            if not skipping:
                 yield stored
-                continue
-            skipping = stored.key[: cut + len(delimiter)]
-            if skipping != after:
+            elif skipping != after:
                 yield skipping
         if len(found) < batch:
             return

@@ -41,6 +41,7 @@ _CODES: dict[str, tuple[int, str, str]] = {
     "InvalidSecurityToken": (403, "0002-00000006", "The security token you provided is invalid."),
     "MalformedXML": (400, "", "The XML you provided was not well-formed or did not validate against our schema."),
     "MethodNotAllowed": (405, "", "The specified method is not allowed against this resource."),
+    "MissingArgument": (400, "", "Missing Some Required Arguments."),
     "MissingContentLength": (411, "", "You must provide the Content-Length HTTP header."),
     "NoSuchBucket": (404, "0015-00000101", "The specified bucket does not exist."),
     "NoSuchConfiguration": (404, "", "The bucket has no such configuration."),

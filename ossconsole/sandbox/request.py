@@ -119,6 +119,26 @@ def parse_xml(body: bytes, root: str) -> Element:
     return found
 
 
+# What XML 1.0 cannot have is parsed as this character and the code in six digits, and so is the character itself.
+_ESCAPE = "\U0010fffd"
+_NO_XML = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff{_ESCAPE}]")
+_ESCAPED = re.compile(f"{_ESCAPE}([0-9a-f]{{6}})")
+
+
+def escape_for_xml(body: bytes) -> bytes:
+    """`body` with the characters that XML 1.0 cannot have in a form that it can; `unescape` has the inverse.
+
+    The service reads such keys from the body of DeleteMultipleObjects (by oss2's own tests).
+    """
+    text = body.decode("utf-8", "surrogateescape")
+    return _NO_XML.sub(lambda found: f"{_ESCAPE}{ord(found[0]):06x}", text).encode("utf-8", "surrogateescape")
+
+
+def unescape(text: str) -> str:
+    """The text of an element with the characters that it was sent with."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
+
+
 def local_name(node: Element) -> str:
     """The element's name without its namespace."""
     return node.tag.rpartition("}")[2]

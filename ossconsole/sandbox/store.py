@@ -237,9 +237,13 @@ class SandboxStore:
                     self.change(bucket, msgspec.structs.replace(stored, attributes=attributes))
 
     def retention(self, bucket: str) -> Retention | None:
-        """The bucket's retention policy (WORM), None without one."""
+        """The bucket's retention policy (WORM), None without one.
+
+        "If not locked within 24 hours, the policy expires."
+        """
         rule = self.index.rule(bucket, "worm")
-        return None if rule is None else msgspec.json.decode(rule, type=Retention)
+        found = None if rule is None else msgspec.json.decode(rule, type=Retention)
+        return found if found and (found.locked or found.created + 86_400 > self._clock()) else None
 
     def _check_mutable(self, bucket: str, key: str) -> None:
         """Raises FileImmutable where the bucket's retention policy protects the object."""

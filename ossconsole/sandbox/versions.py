@@ -175,8 +175,10 @@ class Versions:
         content = (stored.size, stored.etag, stored.modified, stored.type, stored.attributes.storage_class)
         return Version(stored.key, NULL_ID, True, False, *content, stored.blob, msgspec.json.encode(stored))
 
-    def list(self, bucket: str, *, prefix: str, key_marker: str, id_marker: str, limit: int) -> list[Version]:
-        """Up to `limit` versions after the markers, by key, the newest of a key first."""
+    def list(
+        self, bucket: str, *, prefix: str, start: bytes, key_marker: str, id_marker: str, limit: int
+    ) -> list[Version]:
+        """Up to `limit` versions after the markers, by key, the newest of a key first; from the key `start` on."""
         after = key_marker.encode()
         known = "SELECT number FROM versions WHERE bucket = ? AND key = ? AND id = ?"
         row = self._db.execute(known, (bucket, after, id_marker)).fetchone()
@@ -188,7 +190,7 @@ class Versions:
             "ORDER BY key, number DESC LIMIT ?"
         )
         end = after_all(raw_prefix) or b"\xff"
-        rows = self._db.execute(query, (bucket, raw_prefix, end, after, after, below, limit))
+        rows = self._db.execute(query, (bucket, max(start, raw_prefix), end, after, after, below, limit))
         return [_version(row) for row in rows]
 
 

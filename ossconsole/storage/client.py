@@ -32,7 +32,7 @@ from ossconsole.config.credentials import Credentials, CredentialSource
 from ossconsole.config.endpoints import EndpointKind, request_url, sdk_endpoint
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import Profile
-from ossconsole.config.proxies import ca_bundle, proxies_for
+from ossconsole.config.proxies import ca_bundle, mask_proxy, proxies_for, proxy_of
 from ossconsole.config.text import counted
 from ossconsole.storage.bodies import read_whole
 from ossconsole.storage.copying import copy_object
@@ -190,7 +190,9 @@ class ObjectStore:
         self._session = oss2.Session(pool_size=pool_size)
         # ~/.netrc holds no OSS keys. The proxies are those of the environment, but not for hosts inside the VPC.
         self._session.session.trust_env = False
-        self._session.session.proxies = proxies_for(request_url(profile.bucket, endpoint))
+        url = request_url(profile.bucket, endpoint)
+        self._session.session.proxies = proxies_for(url)
+        self._proxy = proxy_of(url)
         self._session.session.verify = ca_bundle() or True
         auth = oss2.ProviderAuthV4(_OssCredentials(credentials))
         self._sdk_endpoint = sdk_endpoint(profile.bucket, endpoint)
@@ -211,8 +213,7 @@ class ObjectStore:
             region=profile.region,
         )
         self._write_session = WriteSession()
-        proxied = bool(self._session.session.proxies)
-        self._writer = bucket_for_writing(self._bucket, self._session if proxied else self._write_session)
+        self._writer = bucket_for_writing(self._bucket, self._session if self._proxy else self._write_session)
 
     def for_bucket(self, bucket: str) -> ObjectStore:
         """Another bucket of the same account and region, reached through the same endpoint."""
@@ -431,10 +432,10 @@ class ObjectStore:
             try:
                 return request()
             except OssError as error:
-                raise translate(error, action, self._label) from error
+                raise translate(error, action, self._label, proxied=bool(self._proxy)) from error
             except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
                 # Of a body cut short: oss2 translates only those of sending.
-                raise translate(RequestError(error), action, self._label) from error
+                raise translate(RequestError(error), action, self._label, proxied=bool(self._proxy)) from error
             except _MALFORMED as error:
                 raise malformed(error, action, self._label) from error
 
@@ -446,7 +447,8 @@ class ObjectStore:
 
     @property
     def _label(self) -> str:
-        return f"the {self.kind} endpoint {self.endpoint}"
+        through = f" through the proxy {mask_proxy(self._proxy)}" if self._proxy else ""
+        return f"the {self.kind} endpoint {self.endpoint}{through}"
 
 
 class _OssCredentials:

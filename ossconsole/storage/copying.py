@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from ossconsole.config.text import safe_text
@@ -19,6 +20,11 @@ COPY_WHOLE_BELOW = 10**9
 reading a larger object goes this way."""
 COPY_PART_SIZE = 256 << 20
 _FORBID = {"x-oss-forbid-overwrite": "true"}
+_ENCRYPTION = (
+    "x-oss-server-side-encryption",
+    "x-oss-server-side-data-encryption",
+    "x-oss-server-side-encryption-key-id",
+)
 # What CopyObject copies of the headers; the rest of them describe the bytes or the reply.
 _KEPT = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "expires")
 
@@ -46,6 +52,11 @@ def object_acl(store: CopyStore, key: str) -> str:
     return store.call(action, lambda: str(store.sdk.get_object_acl(key).acl))
 
 
+def encryption_of(info: ObjectInfo) -> dict[str, str]:
+    """The headers that name the object's encryption, also those that a request for the same one needs."""
+    return {name: info.headers[name] for name in _ENCRYPTION if name in info.headers}
+
+
 def copy_object(
     store: CopyStore,
     source: ObjectSummary,
@@ -53,9 +64,12 @@ def copy_object(
     *,
     acl: str = "default",
     replace: bool = False,
+    encryption: Mapping[str, str] = MappingProxyType({}),
     progress: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Copies `source` to the key `target` with its metadata, headers, tags and storage class, and with `acl`.
+
+    It gets the encryption of the headers `encryption`, by default the bucket's, as every new object does.
 
     An existing object is refused unless `replace`; a bucket with versions overwrites it nevertheless. `progress` is
     called with the bytes so far before and after each part; what it raises ends the copy. Raises StorageError.
@@ -65,7 +79,7 @@ def copy_object(
             f"{store.uri(safe_text(source.key))} was written by appending, and OSS does not copy such objects.",
             remedy="Download it and upload it again.",
         )
-    headers = {"x-oss-storage-class": source.storage_class}
+    headers = {"x-oss-storage-class": source.storage_class, **encryption}
     if acl != "default":
         headers["x-oss-object-acl"] = acl
     if source.size >= COPY_WHOLE_BELOW:

@@ -50,6 +50,8 @@ _UNREACHABLE = (
     "Check the endpoint on the Setup screen; "
     "internal and accelerated endpoints answer only inside the region's internal network."
 )
+_PROXY_UNREACHABLE = "Check HTTPS_PROXY, or add the host to NO_PROXY."
+_NOT_OSS = "Check the endpoint's spelling, and this machine's proxy and firewall: OSS's answers have a request ID."
 _THROTTLING = frozenset({429, 503})
 _RETRY = "Try again; if the problem persists, send the request ID to OSS support."
 
@@ -92,14 +94,14 @@ class StorageError(ConsoleError):
         return self.status in _THROTTLING
 
 
-def translate(error: OssError, action: str, endpoint: str) -> StorageError:
+def translate(error: OssError, action: str, endpoint: str, *, proxied: bool = False) -> StorageError:
     """The StorageError for an exception of oss2. `action` reads like `reading oss://bucket/key`."""
     from oss2 import exceptions
 
     if isinstance(error, exceptions.RequestError):
         return StorageError(
             f"No answer from {endpoint} while {action}: {_cause(error.exception)}.",
-            remedy=_UNREACHABLE,
+            remedy=_PROXY_UNREACHABLE if proxied else _UNREACHABLE,
             retriable=True,
             action=action,
         )
@@ -114,6 +116,15 @@ def translate(error: OssError, action: str, endpoint: str) -> StorageError:
     if isinstance(error, exceptions.ClientError):
         return StorageError(f"The request could not be made while {action} at {endpoint}: {error.body}.")
     code = error.code or ""
+    if not code and not error.request_id:  # OSS sends both
+        return StorageError(
+            f"Another server than OSS answered HTTP {error.status} while {action} at {endpoint}.",
+            remedy=_NOT_OSS,
+            status=error.status,
+            retriable=error.status in _THROTTLING or error.status >= 500,
+            delay_s=_delay_s(error),
+            action=action,
+        )
     throttled = error.status in _THROTTLING
     text = error.message or "no message"
     details = ", ".join(

@@ -376,6 +376,11 @@ def partial_path(target: Path) -> Path:
     return target.with_name(f".{stem}.ossconsole-part")
 
 
+def is_partial(path: Path) -> bool:
+    """Whether it is a file that an unfinished download has left."""
+    return path.name.startswith(".") and path.suffix in {".ossconsole-part", ".ossconsole-parts", ".ossconsole-new"}
+
+
 def open_partial(target: Path) -> int:
     """Opens the partial file of `target` for this download alone. Raises ConsoleError when another one has it."""
     path = partial_path(target)

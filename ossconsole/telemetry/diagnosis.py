@@ -40,13 +40,14 @@ class Diagnosis(msgspec.Struct, frozen=True):
     """The bottleneck of a run, and what to do about it.
 
     `bottleneck` is NONE before the first steps and after the run; `advice` may be empty. `format_advice` is what
-    another sample format would give (estimated), "" where that is not known.
+    another sample format would give (estimated), `ceiling` the share of what the model can do; "" where unknown.
     """
 
     bottleneck: Bottleneck
     text: str
     advice: str = ""
     format_advice: str = ""
+    ceiling: str = ""
 
 
 def diagnose(view: RunView, now: float, *, has_accelerated: bool = True) -> Diagnosis:
@@ -61,7 +62,20 @@ def diagnose(view: RunView, now: float, *, has_accelerated: bool = True) -> Diag
         return Diagnosis(
             Bottleneck.UNDECIDED, f"{counted(split.steps, 'step')} so far", f"needs {_DIAGNOSED_STEPS} for a diagnosis"
         )
-    return _diagnose_steps(view, split, has_accelerated=has_accelerated)
+    found = _diagnose_steps(view, split, has_accelerated=has_accelerated)
+    rate = view.last_step.samples_per_s if view.last_step is not None else None
+    return msgspec.structs.replace(found, ceiling=share_of_ceiling(view.devices, rate))
+
+
+def share_of_ceiling(devices: events.Devices | None, samples_per_s: float | None) -> str:
+    """How much of what its model can do a run does; "" where no saved benchmark measured that."""
+    ceiling = devices.ceiling if devices is not None else None
+    if devices is None or ceiling is None or not ceiling.samples_per_s or samples_per_s is None:
+        return ""
+    share = percent(samples_per_s / ceiling.samples_per_s)
+    gpus = len(devices.gpus)
+    where = f"these {counted(gpus, 'GPU')}" if gpus > 1 else "this GPU" if gpus else "this CPU"
+    return f"{share} of what the model can do on {where} (benchmark {ceiling.bench})"
 
 
 def _diagnose_steps(view: RunView, split: StepSplit, *, has_accelerated: bool) -> Diagnosis:
@@ -75,15 +89,15 @@ def _diagnose_steps(view: RunView, split: StepSplit, *, has_accelerated: bool) -
         return Diagnosis(Bottleneck.HOST, late, _HOST_ADVICE)
     if wait < COMPUTE_BOUND:
         return Diagnosis(Bottleneck.COMPUTE, text, _compute_advice(view))
+    uneven = slowest(view.loader_waits.ranks)
+    named = f"{uneven}; " if uneven else ""
     if split.decode_share >= DECODE_BOUND:
         decoding = _decoding(view.measurement, split.decode_share)
-        return Diagnosis(Bottleneck.DECODE, decoding, _decode_advice(view.measurement))
+        return Diagnosis(Bottleneck.DECODE, decoding, f"{named}{_decode_advice(view.measurement)}")
     bound = Bottleneck.IO if wait >= IO_BOUND else Bottleneck.MIXED
     gain = view.measurement.format_gain(view.delivering) if view.delivering and bound is Bottleneck.IO else None
     advice = _gain_advice(view, split, has_accelerated=has_accelerated, format_known=gain is not None)
-    uneven = slowest(view.loader_waits.ranks)
-    advice = f"{uneven}; {advice}" if uneven else advice
-    return Diagnosis(bound, text, advice, gain.words if gain is not None else "")
+    return Diagnosis(bound, text, f"{named}{advice}", gain.words if gain is not None else "")
 
 
 def _diagnose_loader(view: RunView, run: events.Run, split: StepSplit) -> Diagnosis:
@@ -187,7 +201,8 @@ def _final(view: RunView) -> Diagnosis:
         failure = view.summary.error if view.summary and view.summary.error else ""
         return Diagnosis(Bottleneck.NONE, "failed", failure or (view.errors[-1].text if view.errors else ""))
     advice = view.summary.advice if view.summary else ""
-    return Diagnosis(Bottleneck.NONE, str(view.state), _compared(view.comparison), advice)
+    ceiling = share_of_ceiling(view.devices, view.summary.samples_per_s if view.summary else None)
+    return Diagnosis(Bottleneck.NONE, str(view.state), _compared(view.comparison), advice, ceiling)
 
 
 def _compared(found: Comparison) -> str:
@@ -235,6 +250,8 @@ def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool, form
             parts = [ceiling.short, _compared(found)]
         else:
             parts = [_compared(found), more, ceiling.short]
+        if (hits := view.measurement.cold_hits) is not None:
+            parts.insert(0, f"the cache is cold, hit rate {percent(hits)} (estimated): w (ossconsole warm) fills it")
         return "; ".join(part for part in parts if part)
     if not has_accelerated:
         return f"an accelerator{or_jpeg} would be worth {at_most}"

@@ -57,6 +57,16 @@ class Benchmarked(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool = False
 
 
+class ModelCeiling(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model of a run can do on its devices: samples/s on synthetic data, of all its processes.
+
+    `bench` is the saved benchmark that measured it, for one process.
+    """
+
+    bench: str
+    samples_per_s: float
+
+
 class Run(_Event, frozen=True, kw_only=True, tag="run"):
     """The first line of every record: which run, by which program, with which settings (never a secret).
 
@@ -65,7 +75,7 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     `stored_as` is "objects" (one for each sample) or "shards"; `versions` are those of the libraries that read.
     `cores` may be used by the process and its readers; 0 where unknown. `loader` is the class of the loader that a
     script is watched with (see `ossconsole.watch`), "" for a run of the console. `benchmark` says what the endpoints
-    gave on its machine; null where that is not known.
+    gave on its machine; null where that is not known. `dataset_prefix` is "" in records of earlier versions.
     """
 
     run: str
@@ -86,6 +96,7 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     cores: int = 0
     loader: str = ""
     benchmark: Benchmarked | None = None
+    dataset_prefix: str = ""
 
 
 class Step(_Event, frozen=True, kw_only=True, tag="step"):
@@ -217,10 +228,14 @@ class AcceleratorSize(_Event, frozen=True, kw_only=True, tag="accelerator"):
 
 
 class Devices(_Event, frozen=True, kw_only=True, tag="devices"):
-    """What the run computes on: `device` is cpu or cuda, `gpus` the UUIDs of its GPUs in the order of its processes."""
+    """What the run computes on: `device` is cpu or cuda, `gpus` the UUIDs of its GPUs in the order of its processes.
+
+    `ceiling` is null where no saved benchmark measured the same model with the same settings on the same device.
+    """
 
     device: str
     gpus: tuple[str, ...] = ()
+    ceiling: ModelCeiling | None = None
 
 
 class RankWork(_Event, frozen=True, kw_only=True, tag="rank_work"):

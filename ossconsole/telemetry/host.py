@@ -67,6 +67,17 @@ def usable_cores(limit: CpuLimit | None = None) -> int:
     return max(1, min(cores, int(limit.cores))) if limit else cores
 
 
+def processor_name() -> str:
+    """The model of the processor, "" where Linux does not say it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        return ""
+    return ""
+
+
 def free_memory() -> int:
     """Bytes that new buffers may use: what the machine or the container has left."""
     memory, limit = psutil.virtual_memory(), memory_limit()

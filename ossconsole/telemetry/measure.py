@@ -248,6 +248,16 @@ class Measurement:
         return hit_rate(singles, self._singles.limit_s)
 
     @property
+    def cold_hits(self) -> float | None:
+        """The estimated share of hits while the accelerator's cache is cold.
+
+        None where it is warm, or the times of single samples do not say: another run may have filled it.
+        """
+        window = self.visits.windows[EndpointKind.ACCELERATED]
+        found = self.hit_rate(window.parts[True].tally.singles) if window.cold else None
+        return found.reported if found is not None and found.cold else None
+
+    @property
     def comparison(self) -> Comparison:
         """The endpoints compared, as of the last look."""
         standard, accelerated = (self.figures(kind) for kind in EndpointKind)

@@ -5,6 +5,7 @@ Everything that comes from outside is escaped, and what looks like a credential 
 
 from __future__ import annotations
 
+import base64
 import html
 import itertools
 import math
@@ -74,7 +75,29 @@ class Charts:
     charts: Sequence[Chart]
 
 
-Part = Facts | Table | Text | Charts
+@dataclass(frozen=True)
+class Groups:
+    """Groups of parts that belong together, such as those of one setup, side by side as far as they fit."""
+
+    groups: Sequence[Sequence[Facts | Table | Text]]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Shares from 0 to 1 as bars: a label, the share, and a note behind it."""
+
+    rows: Sequence[tuple[str, float, str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Small JPEG images side by side, each with the lines of its caption."""
+
+    pictures: Sequence[tuple[bytes, Sequence[str]]]
+
+
+Part = Facts | Table | Text | Charts | Groups | Bars | Pictures
 
 
 @dataclass(frozen=True)
@@ -124,6 +147,8 @@ def _escaped(text: str) -> str:
 
 _STYLE = """
 :root{--text:#1b1f24;--dim:#59636e;--line:#d1d9e0;--paper:#fff;--mark:#0969da;--standard:#bc4c00;--accelerated:#1a7f37}
+@media screen and (prefers-color-scheme:dark){:root{--text:#e6edf3;--dim:#9aa4ae;--line:#3d444d;--paper:#0d1117;
+--mark:#58a6ff;--standard:#f0883e;--accelerated:#3fb950;color-scheme:dark}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:64rem;padding:1rem;font:16px/1.45 system-ui,sans-serif}
 body{color:var(--text);background:var(--paper)}
@@ -141,32 +166,45 @@ th{color:var(--dim);font-weight:600;border-bottom:1px solid var(--line)}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:0;font-size:.9rem}
 dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));gap:1rem}
+.groups{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,28rem),1fr));gap:.6rem 1.5rem}
+.groups>div{min-width:0}.groups table{font-size:.8rem;min-width:0}.groups th,.groups td{padding-right:.45rem}
 figure{margin:0}figcaption{font-size:.9rem;font-weight:600}
 svg{width:100%;height:auto;display:block}
 svg text{font:11px system-ui,sans-serif;fill:var(--dim)}
 .axis{stroke:var(--line)}.curve{fill:none;stroke:var(--mark);stroke-width:1.6;stroke-linejoin:round}
-.standard{fill:var(--standard);opacity:.13}.accelerated{fill:var(--accelerated);opacity:.13}
+.standard{fill:var(--standard);opacity:.18}.accelerated{fill:var(--accelerated);opacity:.18}
 .key span{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 .9em;vertical-align:-.05em}
 .key .standard{background:var(--standard);opacity:.35}.key .accelerated{background:var(--accelerated);opacity:.35}
+.bar{display:inline-block;height:.7em;background:var(--mark);vertical-align:middle}
+.track{display:inline-block;width:10rem;background:var(--line);line-height:.7}
+td.bars{text-align:left}
+.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(7rem,1fr));gap:.8rem;margin:.5rem 0}
+.pictures img{width:100%;max-width:112px;height:auto;display:block}
+.pictures figcaption{font-size:.75rem;font-weight:400;overflow-wrap:anywhere}
 .note{color:var(--dim);font-size:.85rem}
-@media (max-width:30rem){table,dl{font-size:.8rem}th,td{padding-right:.5rem}.headline{font-size:1.25rem}}
+@media (max-width:30rem){table,dl{font-size:.8rem}th,td{padding-right:.5rem;white-space:normal;overflow-wrap:normal}
+.headline{font-size:1.25rem}tr{vertical-align:top}th{vertical-align:bottom}}
 @page{size:A4;margin:12mm}
 @media print{
-body{font-size:8.5pt;padding:0;max-width:none}.headline{font-size:13pt}
+html{font-size:8.5pt}body{font-size:8.5pt;padding:0;max-width:none}.headline{font-size:13pt}
 h2{margin:.5rem 0 .2rem;padding-top:.3rem}.charts{grid-template-columns:repeat(3,1fr);gap:.4rem}
-th,td{padding:.05rem .6rem .05rem 0}figure,tr{break-inside:avoid}h2{break-after:avoid}
+.groups{grid-template-columns:repeat(2,1fr);gap:.2rem .8rem;font-size:6.5pt}.groups table,.groups dl{font-size:6pt}
+.groups th,.groups td{padding-right:.3rem}.groups .scroll,.groups dl,.groups p{margin:.1rem 0}
+th,td{padding:.05rem .6rem .05rem 0}figure,tr,.groups>div{break-inside:avoid}h2{break-after:avoid}
 .scroll{overflow:visible}}
 """
 
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
 
 def to_html(page: Page) -> str:
-    """The page as one HTML file that loads nothing: a policy in it forbids everything but its own style."""
+    """The page as one HTML file that loads nothing: a policy in it forbids all but its own style and pictures."""
     body = "\n".join(_section(section) for section in page.sections)
     conditions = "".join(f"<p>{_escaped(line)}</p>" for line in page.conditions)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f"<title>{_escaped(page.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         f'<header>\n<h1>{_escaped(page.title)}</h1>\n<p class="headline">{_escaped(page.headline)}</p>\n'
         f'<div class="conditions">{conditions}</div>\n</header>\n{body}\n</body>\n</html>\n'
@@ -178,21 +216,49 @@ def _section(section: Section) -> str:
     return f"<section>\n<h2>{_escaped(section.title)}</h2>\n{parts}\n</section>"
 
 
+def _side_by_side(part: Charts | Groups | Pictures) -> str:
+    if isinstance(part, Charts):
+        figures = "".join(_figure(chart) for chart in part.charts)
+        kinds = dict.fromkeys(band.kind for chart in part.charts for band in chart.bands)
+        key = "".join(f'<span class="{_escaped(kind)}"></span>{_escaped(kind)} endpoint' for kind in kinds)
+        return f'<div class="charts">{figures}</div>' + (f'<p class="note key">{key}</p>' if key else "")
+    if isinstance(part, Groups):
+        groups = "".join(f"<div>{''.join(_part(each) for each in group)}</div>" for group in part.groups)
+        return f'<div class="groups">{groups}</div>'
+    return f'<div class="pictures">{"".join(_picture(*each) for each in part.pictures)}</div>'
+
+
 def _part(part: Part) -> str:
     if isinstance(part, Facts):
         rows = "".join(f"<dt>{_escaped(label)}</dt><dd>{_escaped(value)}</dd>" for label, value in part.rows)
         return f"<dl>{rows}</dl>"
     if isinstance(part, Text):
         return "".join(f"<p>{_escaped(line)}</p>" for line in part.lines)
-    if isinstance(part, Charts):
-        figures = "".join(_figure(chart) for chart in part.charts)
-        kinds = dict.fromkeys(band.kind for chart in part.charts for band in chart.bands)
-        key = "".join(f'<span class="{_escaped(kind)}"></span>{_escaped(kind)} endpoint' for kind in kinds)
-        return f'<div class="charts">{figures}</div>' + (f'<p class="note key">{key}</p>' if key else "")
+    if isinstance(part, Charts | Groups | Pictures):
+        return _side_by_side(part)
+    note = f'<p class="note">{_escaped(part.note)}</p>' if part.note else ""
+    if isinstance(part, Bars):
+        rows = "".join(_bar(*row) for row in part.rows)
+        return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>{note}'
     head = "".join(f"<th>{_escaped(title)}</th>" for title in part.header)
     body = "".join("<tr>" + "".join(f"<td>{_escaped(cell)}</td>" for cell in row) + "</tr>" for row in part.rows)
-    note = f'<p class="note">{_escaped(part.note)}</p>' if part.note else ""
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}'
+
+
+def _bar(label: str, share: float, note: str) -> str:
+    width = f"{100 * min(1.0, max(0.0, share)):.1f}%"
+    bar = f'<td class="bars"><span class="track"><span class="bar" style="width:{width}"></span></span></td>'
+    return f"<tr><td>{_escaped(label)}</td>{bar}<td>{_share(share)}</td><td>{_escaped(note)}</td></tr>"
+
+
+def _share(share: float) -> str:
+    return f"{share * 100:.1f} %"
+
+
+def _picture(jpeg: bytes, caption: Sequence[str]) -> str:
+    source = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    text = "<br>".join(map(_escaped, caption))
+    return f'<figure><img src="{source}" alt="{_escaped(", ".join(caption))}"><figcaption>{text}</figcaption></figure>'
 
 
 def _figure(chart: Chart) -> str:
@@ -282,12 +348,20 @@ def _markdown(part: Part) -> Iterable[str]:
         return [f"- {_plain(label)}: {_plain(value)}" for label, value in part.rows]
     if isinstance(part, Text):
         return [line for text in part.lines for line in (_plain(text), "")]
-    if isinstance(part, Charts):
-        return [_range(chart) for chart in part.charts]
+    if isinstance(part, Charts | Pictures):
+        return [_range(each) for each in part.charts] if isinstance(part, Charts) else _captions(part)
+    if isinstance(part, Groups):
+        return [line for group in part.groups for each in group for line in (*_markdown(each), "")]
+    if isinstance(part, Bars):
+        return [f"- {_plain(label)}: {_share(share)} ({_plain(note)})" for label, share, note in part.rows]
     rule = [":--", *["--:"] * (len(part.header) - 1)]
     rows = [[_plain(cell) for cell in row] for row in part.rows]
     table = ["| " + " | ".join(row) + " |" for row in ([*map(_plain, part.header)], rule, *rows)]
     return [*table, "", _plain(part.note)] if part.note else table
+
+
+def _captions(part: Pictures) -> list[str]:
+    return [f"- {_plain(', '.join(caption))}" for _, caption in part.pictures]
 
 
 def _range(chart: Chart) -> str:

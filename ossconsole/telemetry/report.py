@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ossconsole.config.errors import ConsoleError
@@ -15,7 +15,22 @@ from ossconsole.telemetry.compare import ComparisonReport, Decision
 from ossconsole.telemetry.diagnosis import final_advice
 from ossconsole.telemetry.events import Event, RunState, megabytes, number, percent
 from ossconsole.telemetry.measure import Measurement
-from ossconsole.telemetry.page import Band, Chart, Charts, Facts, Page, Section, Table, Text, to_html, to_markdown
+from ossconsole.telemetry.page import (
+    Band,
+    Bars,
+    Chart,
+    Charts,
+    Facts,
+    Page,
+    Part,
+    Pictures,
+    Section,
+    Table,
+    Text,
+    to_html,
+    to_markdown,
+)
+from ossconsole.telemetry.predictions import Evaluation, read_predictions
 from ossconsole.telemetry.runs import RecordError, read_events
 
 FORMATS = {"html": to_html, "md": to_markdown}
@@ -24,6 +39,7 @@ FORMATS = {"html": to_html, "md": to_markdown}
 _EPOCHS = 16  # the newest of them are shown, so that the page prints on two sheets
 _CHECKPOINTS = 6
 _PROBLEMS = 8
+_CLASSES = 12  # with the lowest accuracy
 _BANDS = 40  # more cannot be seen
 _HOW = """The data wait is the time that the training loop waited for a batch. The ratio is the mean over pairs of
 visits, before and after a switch of the endpoints; its 95 % interval holds at every look. Warm-up steps, batches read
@@ -42,19 +58,30 @@ def write_page(page: Page, target: Path, form: str = "html") -> Path:
     return target
 
 
-def write_report(record: Path, target: Path, form: str = "html") -> Path:
+MoreSections = Callable[[Measurement], list[Section]]
+"""What a page adds from the measurement of a run, before how it was measured."""
+
+
+def _nothing(_measurement: Measurement) -> list[Section]:
+    return []
+
+
+def write_report(record: Path, target: Path, form: str = "html", *, more: MoreSections = _nothing) -> Path:
     """Writes the report of a run record; returns the path. Raises ConsoleError."""
-    return write_page(run_page(read_events(record)), target, form)
+    return write_page(run_page(read_events(record), read_predictions(record), more), target, form)
 
 
-def run_page(found: Iterable[Event]) -> Page:
-    """The report of a run from its events. Raises RecordError without the run's first event."""
+def run_page(found: Iterable[Event], predictions: Evaluation | None = None, more: MoreSections = _nothing) -> Page:
+    """The report of a run from its events, and from its saved predictions.
+
+    Raises RecordError without the run's first event.
+    """
     gathered = _Gathered()
     for event in found:
         gathered.apply(event)
     if gathered.run is None:
         raise RecordError("The record has no start of a run.", remedy="`ossconsole status` names the newest run.")
-    return gathered.page(gathered.run)
+    return gathered.page(gathered.run, predictions, more)
 
 
 class _Gathered:
@@ -105,14 +132,16 @@ class _Gathered:
         measured = self._measurement.comparison
         return self._compared or (measured.report() if measured.pairs else None)
 
-    def page(self, run: events.Run) -> Page:
+    def page(self, run: events.Run, predictions: Evaluation | None, more: MoreSections) -> Page:
         """The page."""
         simulated = " (simulated storage)" if run.simulated else ""
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.time))
         sections = [
             Section("Result", [Facts(self._results(run)), self._endpoints()]),
             Section("Charts", [Charts(self._charts())]),
+            *([Section("Predictions", _predictions(predictions))] if predictions is not None else []),
             *self._optional(),
+            *more(self._measurement),
             Section("How it was measured", [Text([_HOW.replace("\n", " ")]), Facts(self._settings(run))]),
         ]
         return Page(
@@ -245,6 +274,35 @@ class _Gathered:
             ("program", f"ossconsole {run.version} on {run.host or 'an unknown host'}, {counted(run.cores, 'core')}"),
             ("settings", text or "unknown"),
         ]
+
+
+def _predictions(found: Evaluation) -> list[Part]:
+    """Accuracy, the classes with the lowest one, confusions, and the worst misclassified images."""
+    facts = {
+        "checkpoint": found.checkpoint,
+        "top-1": f"{found.top1 * 100:.1f} % of {counted(found.images, 'validation image')}",
+        "top-5": f"{found.top5 * 100:.1f} %",
+        "not read": counted(found.unread, "image") if found.unread else "",
+    }
+    shown = found.classes[:_CLASSES]
+    hidden = len(found.classes) - len(shown)
+    note = f"{counted(hidden, 'class', 'classes')} with a higher accuracy not shown." if hidden else ""
+    bars = Bars([(each.name, each.top1, counted(each.images, "image")) for each in shown], note)
+    confusions = [
+        (each.label, each.predicted, f"{each.images:,}", f"{each.share * 100:.0f} % of the class")
+        for each in found.confusions
+    ]
+    pictures = [
+        (each.thumbnail, (f"{each.label} → {each.predicted}", f"p {each.probability:.2f}"))
+        for each in found.worst
+        if each.thumbnail
+    ]
+    parts: list[Part] = [Facts([(label, value) for label, value in facts.items() if value]), bars]
+    if confusions:
+        parts.append(Table(("true", "predicted", "images", "share"), confusions))
+    if pictures:
+        parts += [Text(["The worst misclassified images (true → predicted, probability):"]), Pictures(pictures)]
+    return parts
 
 
 def _epoch_table(epochs: Sequence[events.Epoch]) -> Table:

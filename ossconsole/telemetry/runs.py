@@ -23,6 +23,7 @@ from ossconsole.config.files import STATE_DIR_VARIABLE, make_folder, open_regula
 from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import ComparisonReport
+from ossconsole.telemetry.diagnosis import share_of_ceiling
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.ranks import RankFigures
 
@@ -86,16 +87,16 @@ class RunRecord(AbstractContextManager["RunRecord"]):
         """
         lines = b"".join(events.encode(event) + b"\n" for event in new)
         with self._lock:
-            written = 0
             try:
                 written = self._write(lines)
-                if written < len(lines):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                if not all(isinstance(event, _UNSYNCED) for event in new):
+                problem = "" if written == len(lines) else os.strerror(errno.ENOSPC)
+                if not problem and not all(isinstance(event, _UNSYNCED) for event in new):
                     os.fsync(self._fd)
             except OSError as error:
+                written, problem = 0, str(error.strerror)
+            if problem:
                 self.lost += len(new) - lines[:written].count(b"\n")
-                self.problem = f"The run record {self.path} lacks {counted(self.lost, 'event')}: {error.strerror}."
+                self.problem = f"The run record {self.path} lacks {counted(self.lost, 'event')}: {problem}."
 
     def _write(self, lines: bytes) -> int:
         """Returns how many of the bytes the disk has accepted."""
@@ -199,7 +200,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     each rank. `alive` is True while its process exists on this machine, None for a run of another machine. `top1` is a
     fraction of 1; `started` and `updated` are Unix seconds. `class_top1` is the top-1 of the last epoch, by class.
     `device` is cpu or cuda, "" where unknown, and `gpus` are UUIDs; `gpu_utilization` is their mean in the newest
-    sample, in percent.
+    sample, in percent. `ceiling` is the share of what the model can do there, in words; "" where unknown.
     """
 
     run: str
@@ -230,6 +231,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     device: str = ""
     gpus: tuple[str, ...] = ()
     gpu_utilization: float | None = None
+    ceiling: str = ""
     ranks: tuple[RankFigures, ...] = ()
 
     @property
@@ -348,6 +350,7 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
         device=devices.device if devices else "",
         gpus=devices.gpus if devices else (),
         gpu_utilization=_mean_utilization(devices, _last(data, events.Telemetry)),
+        ceiling=share_of_ceiling(devices, whole.samples_per_s if whole else None),
     )
 
 

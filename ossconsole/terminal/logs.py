@@ -16,10 +16,9 @@ from importlib import metadata
 from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import quote
 
 from ossconsole import __version__
-from ossconsole.config.credentials import MASK, Secret, mask_key_id
+from ossconsole.config.credentials import MASK, mask_key_id, registered_texts
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import logs_dir, open_private, state_dir, unwritable
 from ossconsole.config.text import safe_text
@@ -27,8 +26,6 @@ from ossconsole.config.text import safe_text
 _LIMIT_BYTES = 4 << 20
 _KEPT_FILES = 3
 _TAIL_BYTES = 1 << 18
-# Shorter secrets would mask ordinary words.
-_SHORTEST_SECRET = 4
 # AccessKey IDs of Alibaba Cloud: LTAI... are long-lived, STS. ones temporary.
 _KEY_ID = re.compile(r"\b(?:LTAI[0-9A-Za-z]{8,}|STS\.[0-9A-Za-z]{8,})")
 # Signatures and tokens in a URL, a header or a message.
@@ -45,25 +42,10 @@ _CONTROL = re.compile(
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 )
 
-_lock = threading.Lock()
-_secrets: set[str] = set()
-
-
-def register_secret(secret: Secret) -> None:
-    """Makes `redact` mask this secret, also in its URL-encoded form."""
-    text = secret.reveal()
-    if len(text) < _SHORTEST_SECRET:
-        return
-    with _lock:
-        _secrets.update({text, quote(text, safe="")})
-
 
 def redact(text: str) -> str:
     """`text` with every registered secret, signature and security token masked, and AccessKey IDs shortened."""
-    with _lock:
-        # The longest first: one secret may be a substring of another.
-        known = sorted(_secrets, key=len, reverse=True)
-    for secret in known:
+    for secret in registered_texts():
         text = text.replace(secret, MASK)
     text = _AUTHORIZATION.sub(rf"\1\2{MASK}", text)
     text = _SIGNED.sub(rf"\1\2{MASK}", text)

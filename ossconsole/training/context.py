@@ -28,6 +28,10 @@ from ossconsole.training.settings import TrainSettings
 log = logging.getLogger(__name__)
 
 
+class BrokenDeviceError(ConsoleError):
+    """The GPU failed: nothing can be read from it any more, and this process cannot use CUDA any more."""
+
+
 class Controls:
     """Requests to a running run; every method is cheap and thread-safe."""
 
@@ -229,5 +233,6 @@ class RunContext:
                 stored_as=stored_as,
                 versions=installed_versions(),
                 cores=usable_cores(),
+                dataset_prefix=self.profile.dataset_prefix,
             )
         )

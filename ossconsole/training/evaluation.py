@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional
 
@@ -19,7 +21,9 @@ from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.text import counted
+from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD
 from ossconsole.dataset.manifest import TRAIN, VAL
+from ossconsole.telemetry.predictions import ClassAccuracy, Confusion, Evaluation, WrongImage
 from ossconsole.training.compute.device import BatchTransform, DeviceContext
 from ossconsole.training.compute.model import check_image_size, head_parameters, new_model, without_auto
 from ossconsole.training.compute.selection import select_device
@@ -33,48 +37,8 @@ from ossconsole.training.settings import DEFAULT_MODEL, MODELS, TrainSettings, s
 
 _PAIRS_SHOWN = 10
 _TOP5 = 5
-
-
-class ClassAccuracy(msgspec.Struct, frozen=True):
-    """Top-1 accuracy of one class, 0 to 1, and its number of images."""
-
-    name: str
-    top1: float
-    images: int
-
-
-class Confusion(msgspec.Struct, frozen=True):
-    """How many images of a class were taken for another one, and the share of the class that they are."""
-
-    label: str
-    predicted: str
-    images: int
-    share: float
-
-
-class WrongImage(msgspec.Struct, frozen=True):
-    """A misclassified image: its key, and the probabilities of the predicted and of the right class."""
-
-    key: str
-    label: str
-    predicted: str
-    probability: float
-    right_probability: float
-
-
-class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """`classes` by ascending accuracy, `confusions` by descending number of images, `worst` by the loss, descending.
-
-    `unread` images could not be read or decoded, and are in no figure.
-    """
-
-    images: int
-    unread: int
-    top1: float
-    top5: float
-    classes: list[ClassAccuracy]
-    confusions: list[Confusion]
-    worst: list[WrongImage]
+_THUMBNAIL_SIDE = 112  # pixels; 24 of them are about 100 KB
+_THUMBNAIL_QUALITY = 80
 
 
 @dataclass(frozen=True)
@@ -132,12 +96,12 @@ def evaluate(
                 images, labels = transform.images(batch), transform.labels(Split.VAL, batch.rows)
                 with compute.device_errors(), compute.autocast():
                     outputs = model(images)
-                totals.add(outputs.float(), labels, batch.rows)
+                totals.add(outputs.float(), labels, batch.rows, images)
             totals.unread += len(batch.bad)
             compute.free_slots()
             on_progress(totals.images + totals.unread, data.count(VAL))
         compute.free_all_slots()
-    return totals.evaluation()
+    return totals.evaluation(checkpoint.where)
 
 
 def _model(checkpoint: EvaluatedCheckpoint, classes: tuple[str, ...], size: int) -> nn.Module:
@@ -175,12 +139,14 @@ class _Totals:
         self._top5 = 0
         self._data = data
         self._most = worst
-        self._worst: list[tuple[float, int, WrongImage]] = []  # a heap by the loss
+        self._worst: list[tuple[float, int, WrongImage, torch.Tensor]] = []  # a heap by the loss
         count = len(data.classes)
         self._counts: npt.NDArray[np.int64] = np.zeros((count, count), np.int64)  # label, prediction
 
-    def add(self, outputs: torch.Tensor, labels: torch.Tensor, rows: npt.NDArray[np.int64]) -> None:
-        """The outputs (n, classes) of the images of these rows."""
+    def add(
+        self, outputs: torch.Tensor, labels: torch.Tensor, rows: npt.NDArray[np.int64], images: torch.Tensor
+    ) -> None:
+        """The outputs (n, classes) of the images (n, 3, size, size, normalised) of these rows."""
         losses = functional.cross_entropy(outputs, labels, reduction="none").cpu().numpy()
         probabilities = outputs.softmax(1)
         best = outputs.topk(min(_TOP5, outputs.shape[1])).indices
@@ -192,7 +158,7 @@ class _Totals:
             pair, loss, row = (int(right[place]), int(predicted[place])), float(losses[place]), int(rows[place])
             if len(self._worst) < self._most or (self._worst and loss > self._worst[0][0]):
                 found = self._wrong(row, pair, [float(probabilities[place, each]) for each in pair])
-                heapq.heappush(self._worst, (loss, row, found))
+                heapq.heappush(self._worst, (loss, row, found, _pixels(images[place])))
                 if len(self._worst) > self._most:
                     heapq.heappop(self._worst)
 
@@ -203,8 +169,8 @@ class _Totals:
             key = f"{key}: {self._data.columns(VAL).keys.get(row)}"
         return WrongImage(key, label, predicted, round(probabilities[1], 4), round(probabilities[0], 4))
 
-    def evaluation(self) -> Evaluation:
-        """The figures. Raises ConsoleError without any image."""
+    def evaluation(self, where: str) -> Evaluation:
+        """The figures of the checkpoint at `where`. Raises ConsoleError without any image."""
         if not self.images:
             raise ConsoleError(
                 "None of the validation images could be read.", remedy="`ossconsole doctor` checks the dataset."
@@ -236,5 +202,25 @@ class _Totals:
                 for label, other in pairs
                 if wrong[label, other]
             ],
-            worst=[found for _, _, found in sorted(self._worst, key=lambda each: -each[0])],
+            worst=[
+                msgspec.structs.replace(found, thumbnail=_thumbnail(pixels))
+                for _, _, found, pixels in sorted(self._worst, key=lambda each: -each[0])
+            ],
+            checkpoint=where,
         )
+
+
+def _pixels(image: torch.Tensor) -> torch.Tensor:
+    """A normalised image (3, size, size) as uint8 (size, size, 3) on the host."""
+    mean, std = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    scaled = (image.float() * std + mean).nan_to_num(0.0).clamp(0, 1)
+    return (scaled * 255 + 0.5).to(torch.uint8).permute(1, 2, 0).cpu()
+
+
+def _thumbnail(pixels: torch.Tensor) -> bytes:
+    """A small JPEG of an image: uint8 (size, size, 3)."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels.contiguous().numpy())
+    image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+    image.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
+    return buffer.getvalue()

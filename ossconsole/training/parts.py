@@ -215,14 +215,24 @@ def describe_run(context: RunContext, data: TrainingData, plan: Plan, rank_info:
         context.info(data.missing)
 
 
-def describe_devices(context: RunContext, compute: DeviceContext, group: ProcessGroup) -> None:
-    """Emits the devices of all ranks. Raises ConsoleError where two of them have the same GPU."""
+def describe_devices(
+    context: RunContext, compute: DeviceContext, group: ProcessGroup, ceiling: events.ModelCeiling | None = None
+) -> None:
+    """Emits the devices of all ranks, with what the model can do on them.
+
+    Raises ConsoleError where two of them have the same GPU.
+    """
     gpu = gpu_uuid(compute.device.index) if compute.cuda else ""
     gpus = group.all_gather_object((socket.gethostname(), gpu))
     if compute.cuda:
         refuse_shared_gpus(gpus)
     context.emit(
-        events.Devices(time=time.time(), device=compute.device.type, gpus=tuple(uuid for _, uuid in gpus if uuid))
+        events.Devices(
+            time=time.time(),
+            device=compute.device.type,
+            gpus=tuple(uuid for _, uuid in gpus if uuid),
+            ceiling=ceiling,
+        )
     )
 
 

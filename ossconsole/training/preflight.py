@@ -1,4 +1,4 @@
-"""Checks before a run starts: whether its libraries load, and whether its precision works on this machine.
+"""Checks before a run starts: whether its libraries load, and whether this machine has its GPU and precision.
 
 `python -m ossconsole.training.preflight` imports what training needs and reports in one JSON line.
 """
@@ -12,7 +12,7 @@ from importlib.metadata import version
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.training.settings import TrainSettings
+from ossconsole.training.settings import AUTO, TrainSettings
 
 _LIBRARIES = ("torch", "torchvision", "osstorchconnector")
 
@@ -52,9 +52,12 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def check_precision(settings: TrainSettings) -> None:
-    """Raises ConsoleError when the device does not support the precision. Imports torch for fp16 only."""
-    if settings.precision != "fp16":  # the other precisions work on every device
+def check_device(settings: TrainSettings) -> None:
+    """Raises ConsoleError when the selected GPU does not exist, or the device does not support the precision.
+
+    Imports torch for --gpu and fp16 only: the other precisions work on every device.
+    """
+    if settings.precision != "fp16" and settings.gpu == AUTO:
         return
     check_libraries()
     try:

@@ -21,7 +21,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event
 from ossconsole.training.child import become_child
-from ossconsole.training.context import RunContext
+from ossconsole.training.context import BrokenDeviceError, RunContext
 from ossconsole.training.distributed.launch import RankFailure, RankReport, Request, native_log, read_args
 from ossconsole.training.distributed.ranks import RankLostError
 from ossconsole.training.preflight import broken_library
@@ -57,7 +57,13 @@ def _failure(error: Exception) -> RankFailure:
     if isinstance(error, ImportError):
         error = broken_library(error)
     if isinstance(error, ConsoleError):
-        return RankFailure(error.message, error.remedy, error.exit_code, lost=isinstance(error, RankLostError))
+        return RankFailure(
+            error.message,
+            error.remedy,
+            error.exit_code,
+            lost=isinstance(error, RankLostError),
+            broken_gpu=isinstance(error, BrokenDeviceError),
+        )
     return RankFailure(f"Failed unexpectedly: {type(error).__name__}: {error}.", f"{native_log()} has the traceback.")
 
 

@@ -17,6 +17,7 @@ from ossconsole.dataset.manifest import TRAIN, VAL
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
+from ossconsole.training.bench.ceiling import saved_ceiling
 from ossconsole.training.checkpoints.checkpoint import (
     CheckpointSaver,
     fetch_uri,
@@ -26,7 +27,6 @@ from ossconsole.training.checkpoints.checkpoint import (
 )
 from ossconsole.training.compute.device import (
     BatchTransform,
-    BrokenDeviceError,
     DeviceContext,
     StepClock,
     device_errors,
@@ -36,7 +36,7 @@ from ossconsole.training.compute.model import build_model, check_batch_sizes, wi
 from ossconsole.training.compute.profile import StepProfiler
 from ossconsole.training.compute.selection import select_device
 from ossconsole.training.compute.trainer import Trainer
-from ossconsole.training.context import RunContext
+from ossconsole.training.context import BrokenDeviceError, RunContext
 from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup, RankEventRelay
 from ossconsole.training.distributed.ranks import (
@@ -156,10 +156,11 @@ def _training_parts(
     total_steps: int,
 ) -> TrainingParts:
     settings = context.settings
+    size = data.image_size(settings.image_size)
     model = build_model(
         settings,
         data.classes,
-        data.image_size(settings.image_size),
+        size,
         lambda uri: fetch_uri(store, uri),
         report=context.info,
         stopped=context.controls.stopping.is_set,
@@ -169,7 +170,7 @@ def _training_parts(
     group = ProcessGroup(rank_info, compute.device, patience_s=settings.patience_s)
     resources.callback(store.close)
     resources.enter_context(group)
-    describe_devices(context, compute, group)
+    describe_devices(context, compute, group, saved_ceiling(settings, compute, size, rank_info))
     check_batch_sizes([int(size) for (size,) in group.all_gather([settings.batch_size])])
     with compute.device_errors():
         trainer = Trainer(model, compute, settings, group, total_steps=total_steps, on_warning=context.warn)

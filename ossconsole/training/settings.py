@@ -11,6 +11,7 @@ import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.profiles import FieldError
 from ossconsole.dataset.labels import LabelFiles
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -54,6 +55,9 @@ _FAMILIES = {
 
 MODELS = frozenset(family + size for family, sizes in _FAMILIES.items() for size in sizes)
 """The names of the models that can be trained."""
+
+RENORMALIZING = frozenset({"googlenet", "inception_v3"})
+"""Models that were trained on images normalised in another way, and convert ours before their first convolution."""
 
 DEFAULT_MODEL = "resnet18"
 
@@ -177,23 +181,26 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return LabelFiles(val_labels=self.val_labels, class_index=self.class_index)
 
     def __post_init__(self) -> None:
+        """Raises FieldError for values that are not valid, or not together."""
         check_model(self.model)
-        if self.precision not in PRECISIONS:
-            raise SettingsError(
-                f"{self.precision!r} is not a valid precision.", remedy=f"Give one of {', '.join(PRECISIONS)}."
-            )
-        if self.device not in DEVICES:
-            raise SettingsError(f"{self.device!r} is not a valid device.", remedy=f"Give one of {', '.join(DEVICES)}.")
+        listed = {"precision": PRECISIONS, "device": DEVICES, "freeze": (NOTHING, BACKBONE)}
+        for field, values in listed.items():
+            value = getattr(self, field)
+            if value not in values:
+                raise FieldError(
+                    field, f"{value!r} is not a valid value of {field}.", remedy=f"Give one of {', '.join(values)}."
+                )
         if self.gpu != AUTO and self.processes != 1:
-            raise SettingsError(
-                "--gpu selects the GPU of one process.", remedy="With --processes, set CUDA_VISIBLE_DEVICES instead."
+            raise FieldError(
+                "gpu",
+                "--gpu selects the GPU of one process.",
+                remedy=f"Give {AUTO}; with several processes, set CUDA_VISIBLE_DEVICES.",
             )
         if self.gpu != AUTO and self.device == "cpu":
-            raise SettingsError("--gpu has no effect with --device cpu.", remedy="Omit one of them.")
-        if self.freeze not in (NOTHING, BACKBONE):
-            raise SettingsError(f"{self.freeze!r} cannot be frozen.", remedy=f"Give {NOTHING} or {BACKBONE}.")
+            raise FieldError("gpu", "--gpu has no effect with --device cpu.", remedy=f"Give --gpu {AUTO}.")
         if self.freeze == BACKBONE and self.weights == "none" and not self.resume:
-            raise SettingsError(
+            raise FieldError(
+                "weights",
                 "With --freeze backbone only the head is trained, and --weights none leaves the backbone random.",
                 remedy="Give --weights imagenet, a file, or oss://bucket/key.",
             )
@@ -230,12 +237,13 @@ def settings_of_checkpoint(fields: Mapping[str, Any], *, processes: int) -> dict
 
 
 def check_model(name: str) -> None:
-    """Raises SettingsError when `name` is not one of MODELS."""
+    """Raises FieldError when `name` is not one of MODELS."""
     if name in MODELS:
         return
     close = difflib.get_close_matches(name, sorted(MODELS), n=3)
     listed = "`ossconsole train --help` lists the models."
-    raise SettingsError(
+    raise FieldError(
+        "model",
         f"{name!r} is not a classification model of torchvision.",
         remedy=f"Did you mean {' or '.join(close)}? {listed}" if close else listed,
     )

@@ -1,4 +1,4 @@
-"""ConsoleApp: modes, themes, toasts and the command palette; it applies the events of the run four times a second."""
+"""ConsoleApp: modes, themes and toasts; it applies the events of the run four times a second."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import importlib
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 from textual import events, work
 from textual.binding import BindingType
 from textual.color import Color
-from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.command import Provider
 from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
@@ -27,11 +28,11 @@ from ossconsole.tui.console import Console, NoCredentials, Services, Starting, W
 from ossconsole.tui.help import OpeningScreen
 from ossconsole.tui.kit import actions, glyphs, memory
 from ossconsole.tui.kit import canvas as themes
-from ossconsole.tui.kit.actions import KeyAction
+from ossconsole.tui.kit.palette import ActionProvider
 from ossconsole.tui.kit.screen import ConsoleScreen
-from ossconsole.tui.kit.terminal_bytes import TerminalBackground
+from ossconsole.tui.kit.terminal_bytes import TerminalBackground, TerminalGuard
 from ossconsole.tui.kit.text import safe
-from ossconsole.tui.kit.textual_internals import CachedStylesheet, ConsoleTextualApp, TerminalGuard
+from ossconsole.tui.kit.textual_internals import CachedStylesheet, ConsoleTextualApp
 
 if TYPE_CHECKING:
     from ossconsole.config.endpoints import EndpointKind
@@ -61,45 +62,6 @@ def _welcome() -> Screen[None]:
     from ossconsole.tui.welcome import WelcomeScreen
 
     return WelcomeScreen()
-
-
-class ActionProvider(Provider):
-    """The command palette: the actions of the screen below it, and those of the App."""
-
-    def _valid(self) -> list[KeyAction]:
-        screen = self.screen
-        known = screen.actions() if isinstance(screen, ConsoleScreen) else list(actions.of("app"))
-        return [
-            action
-            for action in known
-            if action.name != "command_palette" and (action.scope == "app" or screen.check_action(action.name, ()))
-        ]
-
-    async def discover(self) -> Hits:
-        """All actions that work now."""
-        for action in self._valid():
-            yield DiscoveryHit(self._title(action), self._run(action), help=action.help)
-
-    async def search(self, query: str) -> Hits:
-        """The actions whose title or help matches."""
-        matcher = self.matcher(query)
-        for action in self._valid():
-            title = self._title(action)
-            score = max(matcher.match(title), matcher.match(action.help))
-            if score > 0:
-                yield Hit(score, matcher.highlight(title), self._run(action), help=action.help)
-
-    @staticmethod
-    def _title(action: KeyAction) -> str:
-        return f"{actions.SCOPE_TITLES[action.scope]}: {action.label} ({action.key_text})"
-
-    def _run(self, action: KeyAction) -> Callable[[], Awaitable[None]]:
-        namespace = self.app if action.scope == "app" else self.screen
-
-        async def run() -> None:
-            await self.app.run_action(action.call, namespace)
-
-        return run
 
 
 class ConsoleApp(ConsoleTextualApp):
@@ -214,6 +176,12 @@ class ConsoleApp(ConsoleTextualApp):
     def get_default_screen(self) -> Screen[None]:
         """The screen of the first paint."""
         return OpeningScreen(id="_default")
+
+    @property
+    def last_checkpoint(self) -> str:
+        """See `Console.last_checkpoint`."""
+        checkpoint = self.monitor.view.last_checkpoint
+        return checkpoint.key if checkpoint is not None else ""
 
     @cached_property
     def monitor(self) -> RunMonitor:
@@ -357,13 +325,20 @@ class ConsoleApp(ConsoleTextualApp):
         elif profile is not None:
             new = await self.push_screen_wait(NewRunScreen(profile, resume=resume, known=known or {}))
             if new is not None:
-                self._start_run(new, show=bool(resume))
+                self._start_run(new, show=bool(resume), typed=new.settings.resume not in ("", resume))
 
     @work(thread=True, group="start", exit_on_error=False)
-    def _start_run(self, new: NewRun, *, show: bool) -> None:
-        """In a thread: where another process has claimed the checkpoint prefix, all processes are asked."""
+    def _start_run(self, new: NewRun, *, show: bool, typed: bool) -> None:
+        """In a thread: where another process has claimed the checkpoint prefix, all processes are asked.
+
+        Where the checkpoint to resume was `typed`, the run takes over the settings that it needs.
+        """
         try:
-            self.services.start_run(new.settings, new.dataset_prefix)
+            known = self.services.settings_to_resume(new.settings) if typed else {}
+            self.services.start_run(msgspec.structs.replace(new.settings, **known), new.dataset_prefix)
+            if known:
+                taken = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items())
+                self.call_from_thread(self.notify, f"As in the checkpoint: {taken}.", markup=False)
         except ConsoleError as error:
             self.call_from_thread(self.show_error, error)
         else:

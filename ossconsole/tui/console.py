@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # types only: the first paint does not wait for the layers be
     from ossconsole.storage.probe.report import OnStep, ProbeReport
     from ossconsole.telemetry.events import Event, RunState
     from ossconsole.telemetry.sampler import TelemetrySample
+    from ossconsole.training.run_evaluation import EvaluationJob
     from ossconsole.training.settings import TrainSettings
 
 
@@ -267,6 +268,9 @@ class Services(Protocol):
     def preflight(self, kind: EndpointKind) -> None:
         """Tests that the endpoint answers a signed request. Raises ConsoleError with the reason."""
 
+    def settings_to_resume(self, settings: TrainSettings) -> dict[str, Any]:
+        """The settings that the checkpoint of `settings.resume` needs and that differ from `settings`."""
+
     def start_run(self, settings: TrainSettings, dataset_prefix: str = "") -> RunHandle:
         """Starts a run and makes it `run`. Raises ConsoleError while another is alive.
 
@@ -288,6 +292,12 @@ class Services(Protocol):
         """A warm-up of the profile's dataset with its plan, not started; `again` also reads what was read before.
 
         Raises ConsoleError where nothing of it can be cached.
+        """
+
+    def plan_evaluation(self, record: Path) -> EvaluationJob:
+        """The evaluation of the checkpoint of the run with this record, not started.
+
+        Raises ConsoleError while a run is alive, and where the profile cannot read the checkpoint.
         """
 
     def use_profile(self, name: str) -> None:
@@ -339,6 +349,10 @@ class Console(Protocol):
     @property
     def endpoint(self) -> EndpointKind | None:
         """The endpoint that delivers the batches of the run, or will; None without a usable profile."""
+
+    @property
+    def last_checkpoint(self) -> str:
+        """The key of the checkpoint that the run has written last; "" before the first."""
 
     @property
     def chips(self) -> Sequence[WorkChip]:

@@ -6,7 +6,6 @@ import collections
 import contextlib
 import itertools
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ossconsole.cli.options import OpenTarget
@@ -39,11 +39,19 @@ def script(name: str, *arguments: str, ranks: int = 1) -> Iterator[subprocess.Po
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the ranks of torchrun too
+        kill(process)
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """SIGKILL, for the ranks of torchrun too: each of them has a session of its own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        found = psutil.Process(process.pid)
+        for each in [found, *found.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def line(process: subprocess.Popen[str], fits: Callable[[str], bool]) -> str:
@@ -92,6 +100,7 @@ SCRIPTS = [
 ]
 
 
+@pytest.mark.timeout(900)  # a script runs three times, some in two processes
 @pytest.mark.parametrize(("name", "ranks"), SCRIPTS)
 def test_a_script_is_watched_switched_killed_and_resumed(
     sandbox: OpenTarget, folders: Folders, name: str, ranks: int
@@ -105,7 +114,7 @@ def test_a_script_is_watched_switched_killed_and_resumed(
         report = live_run(process)
         control.ask(report.pid, control.SwitchEndpoint(run=report.run, endpoint=EndpointKind.ACCELERATED))
         first += [line(process, _is_batch) for _ in range(4)]
-        os.killpg(process.pid, signal.SIGKILL)
+        kill(process)
         assert process.stdout is not None
         first += process.stdout.read().splitlines()
     switches = [event for event in events_of(report.run) if isinstance(event, events.Switch)]

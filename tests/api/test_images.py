@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import io
 import os
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import ossconsole
 from ossconsole.cli.options import OpenTarget
@@ -57,6 +60,18 @@ def test_the_validation_split_is_read_in_order_without_augmentation(sandbox: Ope
             assert positions == repeated == sorted(positions)
             assert torch.equal(pictures, again)
             assert pictures.dtype is torch.float32
+
+
+def test_a_flat_val_takes_its_labels_from_a_file(sandbox: OpenTarget, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(buffer, "JPEG")
+    with contextlib.closing(ObjectStore(sandbox.profile, sandbox.credentials)) as store:
+        for key in ("train/a/1.jpg", "train/b/2.jpg", "val/3.jpg", "val/4.jpg"):
+            store.put(f"flat/{key}", buffer.getvalue())
+    labels = tmp_path / "labels.json"
+    labels.write_text('{"3.jpg": "b", "4.jpg": "a"}')
+    with images("val", prefix="flat", image_size=32, val_labels=str(labels), class_index="none") as loader:
+        assert [found.tolist() for _, found in loader] == [[1, 0]]
 
 
 def test_a_loop_resumes_with_the_next_batch(sandbox: OpenTarget) -> None:

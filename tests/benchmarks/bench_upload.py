@@ -1,5 +1,6 @@
 """How fast an upload is, side by side with the tutorial's way and with its own limits.
 
+    python -m tests.benchmarks.bench_upload --decode --source FOLDER
     python -m tests.benchmarks.bench_upload [--pictures 2000] [--rounds 3] [--source FOLDER] [--limits-only] [--json]
 
 Every arm sends to a store of our own that answers a PUT 30 ms after its last byte and takes next to no processor time.
@@ -18,6 +19,7 @@ without other load, if an upload kept every core busy.
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import os
 import resource
@@ -37,9 +39,11 @@ import psutil
 from PIL import Image
 
 from ossconsole.config.files import STATE_DIR_VARIABLE
-from ossconsole.dataset.decode import import_jpeg_libraries, keep_freed_memory
+from ossconsole.dataset.decode import EncodedImage, import_jpeg_libraries, keep_freed_memory
 from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import MAX_SIDE
 from ossconsole.dataset.source.files import PathLocation
+from ossconsole.dataset.upload import prepare
 from ossconsole.dataset.upload.job import DEFAULT_PARALLELISM, UploadSettings
 from ossconsole.dataset.upload.plan import create_upload
 from ossconsole.dataset.upload.prepare import PreprocessConfig
@@ -268,12 +272,52 @@ def bench(folder: Path, rounds: int, *, limits_only: bool) -> dict[str, Any]:
     }
 
 
+def prepare_train(config: PreprocessConfig, data: bytes, name: str) -> None:
+    prepare.prepare(data, f"train/{name}", config)
+
+
+def decode_ratios(folder: Path, rounds: int) -> dict[str, Any]:
+    """Processor ms for one JPEG: decoding alone (libjpeg-turbo), preparation, and the ratio of the two, by format.
+
+    The best of `rounds`, in turn, in one process: other load on the machine moves that least.
+    """
+    files = [(path.read_bytes(), path.name) for path in sorted(folder.rglob("*.jp*g"))]
+    start_process()
+    configs = {
+        name: UploadSettings(source=folder, **fields).preprocessing
+        for name, fields in FORMATS.items()
+        if name != "originals"
+    }
+
+    def without_encoding(data: bytes, name: str) -> None:
+        """The pixels that image-jpeg encodes."""
+        image = EncodedImage(data)
+        if min(image.width, image.height) > configs["image-jpeg"].size:
+            target = prepare._scaled(image.width, image.height, configs["image-jpeg"].size)
+            prepare._resize(image.pixels(*target), target)
+
+    arms: dict[str, Callable[[bytes, str], object]] = {
+        "decode": lambda data, _name: EncodedImage(data).pixels(MAX_SIDE, MAX_SIDE),
+        **{name: functools.partial(prepare_train, config) for name, config in configs.items()},
+        "image-jpeg without encoding": without_encoding,
+    }
+    best = dict.fromkeys(arms, float("inf"))
+    for _ in range(rounds):
+        for name, action in arms.items():
+            began = time.process_time()
+            for data, key in files:
+                action(data, key)
+            best[name] = min(best[name], (time.process_time() - began) / len(files) * 1e3)
+    return {name: {"cpu_ms": ms, "of_decode": best["decode"] / ms} for name, ms in best.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--source", type=Path, help="real pictures in train/<class>/ instead of made ones")
     parser.add_argument("--limits-only", action="store_true", help="leave the tutorial out")
+    parser.add_argument("--decode", action="store_true", help="only preparation against decoding alone, no upload")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-upload-") as scratch:
@@ -281,6 +325,12 @@ def main() -> None:
         folder = options.source or Path(scratch) / "pictures"
         if options.source is None:
             make_photographs(folder, options.pictures)
+        if options.decode:
+            found = decode_ratios(folder, options.rounds)
+            for name, value in found.items():
+                line = f"{value['cpu_ms']:.2f} ms, {value['of_decode']:.2f} of decoding alone"
+                sys.stdout.write(f"{name:28} {line}\n")
+            return
         result = bench(folder, options.rounds, limits_only=options.limits_only)
     if options.json:
         sys.stdout.write(msgspec.json.encode(result).decode() + "\n")

@@ -217,6 +217,11 @@ def test_credentials_and_their_end(left: timedelta | None, status: CheckStatus, 
     assert words in check.detail
 
 
+def test_a_token_whose_end_nobody_knows_is_not_called_one_without_expiry() -> None:
+    key = Credentials("STS.ExampleKeyId", Secret("s"), Secret("t"), source="aliyun CLI work")
+    assert "from aliyun CLI work, expiry unknown." in checks.credentials_check(FixedSource(key)).detail
+
+
 def test_credentials_that_others_may_read(sandboxed_bucket: Sandboxed) -> None:
     path = write_connector_file(Credentials("a" * 12, Secret("s")))
     profile = sandboxed_bucket.profile("x")

@@ -131,6 +131,10 @@ def test_with_each_mode_of_the_cli(
     found = examined(sandboxed_bucket)
     assert found["credentials"].status is CheckStatus.OK, found["credentials"]
     assert "from aliyun CLI work (~/.aliyun/config.json)" in found["credentials"].detail
+    end = {"AK": "without expiry", "StsToken": "expiry unknown", "External": "expiry unknown"}.get(
+        mode, "renewed before"
+    )
+    assert f", {end}." in found["credentials"].detail
     assert found["credentials accepted"].status is CheckStatus.OK, found["credentials accepted"]
     for secret in (*services.secrets(), "sentinel"):
         assert secret not in " ".join(f"{check.detail} {check.remedy}" for check in found.values())

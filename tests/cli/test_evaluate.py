@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.models import squeezenet1_1
 
 from ossconsole.cli.app import ossconsole
@@ -17,7 +19,12 @@ from ossconsole.cli.output import run_group
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.retry import NO_RETRY
+from ossconsole.telemetry import events
+from ossconsole.telemetry.predictions import read_predictions
+from ossconsole.telemetry.runs import RunRecord, record_path
+from ossconsole.training.run_evaluation import EvaluationJob
 from tests.sandboxed import Sandboxed
 
 SIDE, VAL_SAMPLES = 32, 21
@@ -111,6 +118,59 @@ def test_text_names_classes_confusions_and_images(
     assert f"of {VAL_SAMPLES} images" in out
     assert " taken for " in out
     assert out.count(f"{store.profile.dataset_prefix}/val/") == 2
+
+
+def test_the_result_is_saved_beside_the_record_of_the_run(
+    store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(packed(squeezenet1_1(num_classes=3).state_dict(), run="20260101-000000-abcd"))
+    assert evaluate(store, str(path), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["saved"] == ""  # this machine has no such run
+    record = record_path("20260101-000000-abcd")
+    RunRecord(record).close()
+    assert evaluate(store, str(path), "--worst=2") == 0
+    assert "`ossconsole report 20260101-000000-abcd` shows it" in capsys.readouterr().out
+    found = read_predictions(record)
+    assert found is not None
+    assert (found.images, found.checkpoint) == (VAL_SAMPLES, str(path))
+    for wrong in found.worst:
+        shown = np.asarray(Image.open(io.BytesIO(wrong.thumbnail)), np.float32)
+        as_stored = image(int(wrong.key.rpartition("/")[2].removesuffix(".u8"))).transpose(1, 2, 0)
+        assert np.abs(shown.mean((0, 1)) - as_stored.mean((0, 1))).max() < 4  # of 255; noise compresses badly
+
+
+def test_a_run_is_evaluated_with_its_best_checkpoint_that_is_left(
+    store: ObjectStore, sandboxed_bucket: Sandboxed, tmp_path: Path
+) -> None:
+    profile, record = store.profile, tmp_path / "run.jsonl"
+    run = events.Run(
+        time=1.0,
+        run="run",
+        version="1",
+        bucket=profile.bucket,
+        region=profile.region,
+        dataset_prefix=profile.dataset_prefix,
+        settings={"device": "cpu"},
+    )
+    saved = [
+        events.Checkpoint(time=2.0 + at, key=key, bytes=1, seconds=1.0, stable_key="s", best_key=best)
+        for at, (key, best) in enumerate((("evaluated/best.pt", "b"), ("evaluated/newest.pt", "")))
+    ]
+    with RunRecord(record) as opened:
+        opened.append(run, *saved)
+    store.put("evaluated/newest.pt", packed(squeezenet1_1(num_classes=3).state_dict()))
+    elsewhere = msgspec.structs.replace(profile, dataset_prefix="elsewhere")
+    for best in (False, True):
+        if best:
+            store.put("evaluated/best.pt", packed(squeezenet1_1(num_classes=3).state_dict()))
+        job = EvaluationJob(record, elsewhere, sandboxed_bucket.owner)
+        job.start()
+        assert job.wait(120)
+        assert (job.state, job.progress().items_done) == (JobState.DONE, VAL_SAMPLES), job.error
+        found = read_predictions(record)
+        assert found is not None
+        assert found.checkpoint == store.uri(f"evaluated/{'best' if best else 'newest'}.pt")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from ossconsole.config.files import state_dir
 from ossconsole.config.profiles import Profile
 from ossconsole.telemetry.sampler import Sampler
 from ossconsole.training import preflight
-from ossconsole.training.preflight import MissingLibraryError, check_precision
+from ossconsole.training.preflight import MissingLibraryError, check_device
 from ossconsole.training.settings import TrainSettings, check_weights
 from tests.sandboxed import Sandboxed
 
@@ -118,6 +118,9 @@ def test_a_run_of_the_console_is_on_the_dataset_of_its_form(
         ["bench", "--precision", "fp16"],
         ["train", "--weights", "/nonexistent"],
         ["train", "--weights", "/"],
+        ["train", "--gpu", "3"],
+        ["bench", "--gpu", "3"],
+        ["bench", "--gpu", "3", "--device", "cpu"],
     ],
     ids=" ".join,
 )
@@ -137,6 +140,6 @@ def test_what_works_here_is_let_through(tmp_path: Path) -> None:
     for weights in ("none", "imagenet", "oss://127/key", str(file)):
         check_weights(weights)
     for precision in ("auto", "fp32", "bf16"):
-        check_precision(TrainSettings(precision=precision))
+        check_device(TrainSettings(precision=precision))
     with pytest.raises(SettingsError):
         check_weights("\0")

@@ -53,6 +53,7 @@ def test_status_for_people(finished: Path) -> None:
         "75 % of the step",
         "checkpoints/one-3.pt",
         "50.0 %",
+        "25 % of what the model can do on this GPU (benchmark t4)",
         str(finished),
     ):
         assert words in text

@@ -334,7 +334,7 @@ CASES: dict[str, Case] = {
         "",
         {},
         0,
-        ("has no folder of images: neither train/ nor val/ nor class folders. It holds data/.",),
+        ("has no folder of images", "It holds data/. Parquet files are not read.", "Write the images in them as files"),
         code=1,
     ),
 }

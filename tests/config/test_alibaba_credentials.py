@@ -122,6 +122,7 @@ def test_the_role_of_a_pod(services: CloudServices, monkeypatch: pytest.MonkeyPa
             STS,
             {"RoleSessionName": "me"},
         ),
+        ({"mode": "RamRoleArnWithEcs", "ram_role_name": ROLE_NAME, **ROLE}, STS, {}),
         ({"mode": "RamRoleArnWithRoleName", "ram_role_name": ROLE_NAME, **ROLE}, STS, {}),
         (
             {
@@ -221,16 +222,36 @@ def test_the_new_refresh_token_of_oauth_is_kept(services: CloudServices) -> None
     assert len(services.calls) == 2
 
 
-def test_the_sdk_file(services: CloudServices) -> None:
+def write_sdk_file(*lines: str) -> None:
     path = Path.home() / ".alibabacloud" / "credentials.ini"
     path.parent.mkdir()
-    path.write_text(
-        "[default]\ntype = ram_role_arn\naccess_key_id = LTAI-static-key\naccess_key_secret = s\n"
-        f"role_arn = {ROLE_ARN}\nrole_session_name = me\n"
-    )
+    path.write_text("\n".join(["[default]", *lines, ""]))
+
+
+def test_the_sdk_file(services: CloudServices) -> None:
+    key = ("access_key_id = LTAI-static-key", "access_key_secret = s")
+    write_sdk_file("type = ram_role_arn", *key, f"role_arn = {ROLE_ARN}", "role_session_name = me")
     pair = found()
     assert pair.access_key_id == services.issued[0].access_key_id
     assert pair.source == "SDK file default (~/.alibabacloud/credentials.ini)"
+    issued = services.issued[0].expiration
+    assert issued is not None
+    assert pair.expiration == issued.replace(microsecond=0)  # the library's own reader forgets it
+
+
+def test_an_instance_role_in_the_sdk_file(sandboxed_bucket: Sandboxed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(METADATA_VARIABLE, sandboxed_bucket.process.info.metadata_endpoint or "")
+    write_sdk_file("type = ecs_ram_role", f"role_name = {ROLE_NAME}")
+    pair = found("sdk")
+    assert pair.access_key_id.startswith("STS.")
+    assert pair.expiration is not None
+
+
+def test_an_rsa_key_pair_in_the_sdk_file_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_text("private")
+    write_sdk_file("type = rsa_key_pair", "public_key_id = p", f"private_key_file = {tmp_path / 'key.pem'}")
+    with pytest.raises(UnusableCredentialsError, match="type rsa_key_pair: RSA key pairs are not supported"):
+        found("sdk")
 
 
 STS_REFUSAL = json.dumps({"Code": "NoPermission", "Message": "You are not authorized", "AccessKeySecret": "leaked-1"})
@@ -316,7 +337,7 @@ def test_sources_are_listed_without_running_their_programs(tmp_path: Path) -> No
         {"name": "other", "mode": "AK", **STATIC},
     )
     states = {str(state.source): state for state in list_sources()}
-    assert states["aliyun work ~/.aliyun/config.json"].problem == "mode External, fetched when it is used"
+    assert states["aliyun work ~/.aliyun/config.json"].problem == "mode External, its command runs only when it is used"
     other = states["aliyun other ~/.aliyun/config.json"].credentials
     assert other is not None
     assert other.access_key_id == "LTAI-static-key"

@@ -3,16 +3,19 @@
     python -m tests.contract.peers --oss2 FOLDER     the test modules of oss2's source distribution, unpacked in FOLDER
     python -m tests.contract.peers --sdk2            a round of calls through alibabacloud-oss-v2
     python -m tests.contract.peers --connector       the examples of osstorchconnector's README
+    python -m tests.contract.peers --ali-oss FOLDER  a round of calls through ali-oss, in FOLDER/node_modules
 
-`pip download --no-deps --no-binary :all: oss2==2.19.1` has the first; its tests need `mock` and `pycryptodome`. Nothing
-of theirs is part of this project. Two changes to oss2's tests, both for want of a network: no live channels at the
-cleaning up, and a local RSA key in place of the key management service.
+`pip download --no-deps --no-binary :all: oss2==2.19.1` has the first, without the pictures that six tests read; its
+tests need `mock` and `pycryptodome`. `npm install ali-oss` in an empty FOLDER has the last. Nothing of theirs is part
+of this project. Two changes to oss2's tests, both for want of a network: no live channels at the cleaning up, and a
+local RSA key in place of the key management service.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -93,6 +96,29 @@ def run_oss2(folder: Path, info: SandboxInfo, auth: str, modules: list[str]) -> 
                 say(f"    {line[7:160]}")
 
 
+def run_ali_oss(folder: Path, info: SandboxInfo, auth: str, work: Path) -> None:
+    """The calls in ali_oss_calls.js, by Node."""
+    environment = {
+        **os.environ,
+        "OSS_ACCESS_KEY_ID": info.access_key_id,
+        "OSS_ACCESS_KEY_SECRET": info.access_key_secret.reveal(),
+        "OSS_ENDPOINT": info.path_style_endpoint.replace("127.0.0.1", "localhost"),
+        "OSS_REGION": _REGION,
+        "OSS_AUTH": auth,
+        "OSS_BUCKET": f"peer-ali-oss-{auth}",
+        "OSS_FOLDER": str(work),
+    }
+    command = ["node", str(Path(__file__).with_name("ali_oss_calls.js")), str(folder)]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=_MODULE_TIMEOUT_S
+    )
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    failures = [f"    {result['name']}: {result['error'][:160]!r}" for result in results if result["error"]]
+    heading = f"ali-oss {auth}: {len(results) - len(failures)} passed, {len(failures)} failed"
+    for line in (heading, *failures, *([done.stderr[-500:]] if done.returncode else [])):
+        say(line)
+
+
 def run_checks(name: str, checks: dict[str, Callable[[], Any]]) -> None:
     """Calls each check; an exception is a failure."""
     passed, failures = 0, []
@@ -103,7 +129,8 @@ def run_checks(name: str, checks: dict[str, Callable[[], Any]]) -> None:
             failures.append(f"    {what}: {type(error).__name__}: {str(error)[:160]!r}")
         else:
             passed += 1
-    say("\n".join([f"{name}: {passed} passed, {len(failures)} failed", *failures]))
+    for line in (f"{name}: {passed} passed, {len(failures)} failed", *failures):
+        say(line)
 
 
 def sdk2_checks(info: SandboxInfo) -> dict[str, Callable[[], Any]]:
@@ -229,6 +256,7 @@ def main() -> None:
     parser.add_argument("--module", action="append", help="one test module of oss2; may be repeated")
     parser.add_argument("--sdk2", action="store_true")
     parser.add_argument("--connector", action="store_true")
+    parser.add_argument("--ali-oss", type=Path, metavar="FOLDER")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ossconsole-peers-") as folder:
         root = Path(folder)
@@ -237,6 +265,8 @@ def main() -> None:
                 run_oss2(options.oss2.absolute(), running.info, options.auth, options.module or _MODULE_NAMES.split())
             if options.sdk2:
                 run_checks("alibabacloud-oss-v2", sdk2_checks(running.info))
+            if options.ali_oss:
+                run_ali_oss(options.ali_oss.absolute(), running.info, options.auth, root)
             if options.connector:
                 run_checks("osstorchconnector", connector_checks(running.info, root))
 

@@ -92,6 +92,25 @@ def test_content_md5_is_checked(sdk: Any, contract_store: ObjectStore, contract_
     assert contract_store.get(key) == b"data"
 
 
+def test_a_batch_delete_requires_content_md5(sdk: Any, contract_store: ObjectStore, contract_prefix: str) -> None:
+    """deletemultipleobjects, 0016-00000606: Content-MD5 is required."""
+    contract_store.put(f"{contract_prefix}a", b"one")
+    body = f"<Delete><Object><Key>{contract_prefix}a</Key></Object></Delete>"
+    refused = fails(sdk._do, "POST", sdk.bucket_name, "", params={"delete": ""}, data=body)
+    assert refused == (400, "MissingArgument")
+    assert contract_store.exists(f"{contract_prefix}a")
+
+
+def test_a_batch_deletes_a_key_that_xml_cannot_have(
+    sdk: Any, contract_store: ObjectStore, contract_prefix: str
+) -> None:
+    """By oss2's own test the service reads a form feed from the body."""
+    key = f"{contract_prefix}form\x0cfeed"
+    sdk.put_object(key, b"one")
+    assert sdk.batch_delete_objects([key]).deleted_keys == [key]
+    assert not contract_store.exists(key)
+
+
 def test_conditions(sdk: Any, contract_prefix: str) -> None:
     """getobject: the four conditions, and those of copyobject."""
     key = f"{contract_prefix}a"

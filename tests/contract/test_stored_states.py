@@ -70,6 +70,17 @@ def test_versions_are_read_copied_and_deleted_by_id(versioned: Any) -> None:
     assert versioned.get_object("a").read() == b"one"
 
 
+def test_a_link_is_deleted_with_its_parameter(versioned: Any) -> None:
+    """oss2's own test deletes a link with the dictionary that `get_symlink` has added `symlink` to."""
+    versioned.put_object("a", b"one")
+    kept = versioned.put_symlink("a", "link").versionid
+    parameters = {"versionId": kept}
+    assert versioned.get_symlink("link", params=parameters).target_key == "a"
+    assert "symlink" in parameters
+    versioned.delete_object("link", params=parameters)
+    assert fails(versioned.get_symlink, "link") == (404, "NoSuchKey")
+
+
 def test_a_batch_deletes_versions_for_good(versioned: Any) -> None:
     """deletemultipleobjects: a VersionId names what is deleted, twice is no error; a malformed one is."""
     first = versioned.put_object("a", b"one").versionid
@@ -175,6 +186,7 @@ def test_retention(own_store: ObjectStore) -> None:
     assert fails(sdk.delete_object, "a") == (409, "FileImmutable")
     assert fails(sdk.batch_delete_objects, ["a"]) == (409, "FileImmutable")
     sdk.put_object("b", b"new objects are accepted")
+    assert fails(sdk.put_bucket_versioning, BucketVersioningConfig("Enabled"))[0] == 400  # 0012-00000006
     assert fails(sdk.extend_bucket_worm, worm, 2)[1] == "InvalidWORMConfiguration"
     sdk.complete_bucket_worm(worm)
     sdk.extend_bucket_worm(worm, 2)
@@ -182,6 +194,13 @@ def test_retention(own_store: ObjectStore) -> None:
     assert (about.worm_id, about.state, about.retention_period_days) == (worm, "Locked", 2)
     assert fails(sdk.abort_bucket_worm)[1] == "WORMConfigurationLocked"
     assert own_store.get("a") == b"one"
+
+
+def test_no_retention_with_versioning(versioned: Any) -> None:
+    """0027-00000003: "you cannot configure a retention policy for a bucket if versioning is enabled"."""
+    assert fails(versioned.init_bucket_worm, 1)[0] == 400
+    versioned.put_bucket_versioning(BucketVersioningConfig("Suspended"))
+    assert fails(versioned.init_bucket_worm, 1)[0] == 400
 
 
 def test_encryption_is_reported_and_changes_etags(sdk: Any, contract_prefix: str) -> None:

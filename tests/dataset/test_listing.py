@@ -34,6 +34,7 @@ from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.objects import ListPage, ObjectSummary
+from ossconsole.training.data import training_data
 from tests.sandboxed import Sandboxed
 
 _TENSOR = bytes(3 * 4 * 8 * 8)  # a .pt sample of 8 x 8 px
@@ -319,7 +320,8 @@ def test_a_dataset_further_down_is_named(store: ObjectStore, profile: Profile) -
     ("keys", "problem"),
     [
         ((), r"has neither a manifest nor images or \.pt samples in train/<class>/\.$"),
-        (("cats/1.jpg", "dogs/2.jpg", "readme.md"), r"It holds cats/, dogs/, readme\.md\.$"),
+        (("cats/1.jpg", "readme.md"), r"It holds cats/, readme\.md\.$"),
+        (("cats/1.jpg", "logs/2.txt", "readme.md"), r"It holds cats/, logs/, readme\.md\.$"),
         (("train/1.jpg", "train/a/b.txt"), r"1 object \(neither an image.*1 object \(directly in train/"),
         (("val/a/1.jpg",), r"It holds val/\.$"),
     ],
@@ -334,9 +336,36 @@ def test_a_prefix_without_samples_says_what_it_holds(
     assert "Put images into train/<class>/ below the prefix" in caught.value.remedy
 
 
+def test_class_folders_alone_are_the_training_samples(store: ObjectStore, profile: Profile) -> None:
+    put(store, profile, "cats/1.jpg", "cats/deep/2.jpg", "dogs/3.png", "readme.md", "4.jpg", ".trash/5.jpg")
+    put(store, profile, "empty/", data=b"")
+    manifest, unused = listed(store, profile)
+    assert manifest.classes == ("cats", "dogs")
+    assert {split: [(each.key, each.label) for each in samples] for split, samples in manifest.splits.items()} == {
+        "train": [("cats/1.jpg", 0), ("cats/deep/2.jpg", 0), ("dogs/3.png", 1)]
+    }
+    assert sorted(unused) == [
+        "1 class folder (no training samples in it): empty",
+        "1 object (a folder marker): empty/",
+        "1 object (a hidden file): .trash/5.jpg",
+        "1 object (beside the class folders): 4.jpg",
+    ]
+    data = training_data(store, profile.dataset_prefix, val_split=0.5)
+    assert (data.count("train"), data.count("val")) == (2, 1)
+    write_manifest(store, profile.dataset_prefix, manifest)
+    assert read_manifest(store, profile.dataset_prefix) == manifest
+
+
+def test_class_folders_in_validation_are_the_val_split(store: ObjectStore, profile: Profile) -> None:
+    put(store, profile, "train/a/1.jpg", "train/b/2.jpg", "validation/a/3.jpg", "validation/b/4.jpg")
+    manifest, unused = listed(store, profile)
+    assert [each.key for each in manifest.splits["val"]] == ["validation/a/3.jpg", "validation/b/4.jpg"]
+    assert unused == []
+
+
 def test_the_prefix_of_a_split_is_recognised(store: ObjectStore, profile: Profile) -> None:
-    put(store, profile, "train/a/1.jpg")
-    with pytest.raises(ManifestMissingError, match="It holds a/") as caught:
+    put(store, profile, "train/a/1.jpg", "train/b/1.jpg")
+    with pytest.raises(ManifestMissingError, match="It holds a/, b/") as caught:
         manifest_from_listing(store, f"{profile.dataset_prefix}/train")
     assert caught.value.remedy == f"Give the prefix above it: --dataset-prefix {profile.dataset_prefix}"
 

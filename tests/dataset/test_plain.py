@@ -12,11 +12,12 @@ import pytest
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import STATE_DIR_VARIABLE, state_dir
 from ossconsole.config.profiles import Profile
-from ossconsole.dataset.upload.plain import PlainUpload
+from ossconsole.dataset.upload.plain import PlainUpload, transfer_jobs
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import Error, FaultPlan, LostReply, Reset, Rule
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.jobs.job import JobState
+from ossconsole.storage.jobs.job import Job, JobState
+from ossconsole.storage.jobs.sync import Direction, SyncComparison, SyncPlan
 from ossconsole.storage.multipart import ResumableUpload, list_uploads
 from ossconsole.storage.retry import NO_RETRY
 from tests.dataset.uploads import WAIT_S
@@ -253,3 +254,64 @@ def test_a_cap_holds_back_files_and_parts_and_cancel_wakes_who_waits(store: Obje
     freed.start()
     assert freed.wait(WAIT_S)
     assert {found.key for found in store.list_all("in/")} == {"in/large", "in/small"}
+
+
+def ran(jobs: list[Job]) -> list[JobState]:
+    """Runs the jobs in their order."""
+    for job in jobs:
+        job.start()
+        assert job.wait(WAIT_S)
+    return [job.state for job in jobs]
+
+
+def compared(store: ObjectStore, folder: Path, direction: Direction) -> SyncPlan:
+    comparison = SyncComparison(store, folder, "sync/", direction)
+    ran([comparison])
+    assert comparison.plan is not None
+    return comparison.plan
+
+
+def contents(store: ObjectStore) -> dict[str, bytes]:
+    return {found.key: store.get(found.key) for found in store.list_all("sync/")}
+
+
+@pytest.fixture
+def different(store: ObjectStore, tmp_path: Path) -> Path:
+    store.delete_many([found.key for found in store.list_all("sync/")])
+    for name, data in {"same": b"1", "changed": b"here", "here": b"2"}.items():
+        (tmp_path / name).write_bytes(data)
+    for name, data in {"same": b"1", "changed": b"away!", "away": b"3"}.items():
+        store.put(f"sync/{name}", data)
+    return tmp_path
+
+
+def test_a_sync_to_the_bucket_replaces_and_deletes_only_as_agreed(store: ObjectStore, different: Path) -> None:
+    plan = compared(store, different, Direction.UPLOAD)
+    assert ran(transfer_jobs(store, plan, replace=False, delete=False)) == [JobState.DONE]
+    expected = {"sync/same": b"1", "sync/changed": b"away!", "sync/away": b"3", "sync/here": b"2"}
+    assert contents(store) == expected
+    plan = compared(store, different, Direction.UPLOAD)
+    assert ran(transfer_jobs(store, plan, replace=True, delete=True)) == [JobState.DONE] * 2
+    assert contents(store) == {"sync/same": b"1", "sync/changed": b"here", "sync/here": b"2"}
+    assert transfer_jobs(store, compared(store, different, Direction.UPLOAD), replace=True, delete=True) == []
+
+
+def test_a_sync_from_the_bucket_replaces_and_deletes_only_as_agreed(store: ObjectStore, different: Path) -> None:
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in different.iterdir()}
+
+    plan = compared(store, different, Direction.DOWNLOAD)
+    assert ran(transfer_jobs(store, plan, replace=False, delete=False)) == [JobState.DONE]
+    assert files() == {"same": b"1", "changed": b"here", "here": b"2", "away": b"3"}
+    plan = compared(store, different, Direction.DOWNLOAD)
+    assert ran(transfer_jobs(store, plan, replace=True, delete=True)) == [JobState.DONE] * 2
+    assert files() == {"same": b"1", "changed": b"away!", "away": b"3"}
+
+
+def test_an_object_that_appeared_after_the_comparison_is_not_replaced(store: ObjectStore, different: Path) -> None:
+    plan = compared(store, different, Direction.UPLOAD)
+    store.put("sync/here", b"of somebody else")
+    jobs = transfer_jobs(store, plan, replace=True, delete=False)
+    assert ran(jobs) == [JobState.FAILED]
+    assert "exists by now and was not replaced" in jobs[0].failures[0].reason
+    assert contents(store)["sync/here"] == b"of somebody else"

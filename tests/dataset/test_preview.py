@@ -98,7 +98,7 @@ def test_fitting_and_sheets_keep_proportions() -> None:
     assert fit(wide, 20, 20).shape == (5, 20, 3)
     assert fit(wide, 80, 80).shape == (20, 80, 3)
     picture = show_sample(SampleFormat.IMAGE_U8, photograph(16).tobytes(), 16, 16, basis="x")
-    sheet = contact_sheet([picture] * 5, 3, 16)
+    sheet = contact_sheet([picture.pixels] * 5, 3, 16)
     assert sheet.shape == (34, 52, 3)
     assert np.array_equal(sheet[18:34, 18:34], picture.pixels)
     assert sheet[18:, 36:].sum() == 0

@@ -7,16 +7,19 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import oss2
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
+from ossconsole.sandbox.api.writes import copy_limit
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
+from ossconsole.sandbox.records import Attributes, Retention
 from ossconsole.sandbox.request import resolve_range, whole_number
 from ossconsole.sandbox.server import RequestHandler
 from ossconsole.sandbox.store import SandboxStore
 from tests.sandbox.test_objects import fails
-from tests.sandbox.wire import Signer, call, send, wait_until
+from tests.sandbox.wire import Signer, call, digest, send, wait_until
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,18 @@ def test_what_would_change_the_meaning_is_not_implemented(
     assert call(info, "GET", f"{prefix}x").code == "NoSuchKey"
 
 
+@pytest.mark.parametrize("parameter", ["overwriteConfig", "legalHold", "retention", "seal", "newerThanThisList"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_a_sub_resource_that_nobody_knows_is_not_the_plain_request(
+    info: SandboxInfo, bucket: Any, prefix: str, method: str, parameter: str
+) -> None:
+    bucket.put_object(f"{prefix}x", b"kept")
+    for key in (f"{prefix}x", ""):
+        answer = call(info, method, key, query={parameter: ""}, body=b"" if method == "PUT" else None)
+        assert (answer.status, answer.code) == (501, "NotImplemented")
+    assert bucket.get_object(f"{prefix}x").read() == b"kept"
+
+
 @pytest.mark.parametrize("parameter", ["cors", "style", "inventory", "metaQuery", "regionList"])
 def test_old_signatures_cover_what_the_sdk_signs(info: SandboxInfo, parameter: str) -> None:
     auth = oss2.Auth(info.access_key_id, info.access_key_secret.reveal())
@@ -49,9 +64,41 @@ def test_old_signatures_cover_what_the_sdk_signs(info: SandboxInfo, parameter: s
     assert caught.value.code == "NotImplemented"
 
 
+def test_a_batch_delete_needs_its_digest_and_versions_that_are_named(info: SandboxInfo, prefix: str) -> None:
+    """0016-00000606 and 0016-00000612."""
+    body = f"<Delete><Object><Key>{prefix}x</Key></Object></Delete>".encode()
+    missing = call(info, "POST", query={"delete": ""}, body=body)
+    assert (missing.status, missing.code, missing.headers["x-oss-ec"]) == (400, "MissingArgument", "0016-00000606")
+    empty = body.replace(b"</Key>", b"</Key><VersionId/>")
+    answer = call(info, "POST", query={"delete": ""}, headers=digest(empty), body=empty)
+    assert (answer.status, answer.code, answer.headers["x-oss-ec"]) == (400, "InvalidArgument", "0016-00000612")
+    assert call(info, "DELETE", f"{prefix}x", query={"versionId": ""}).code == "InvalidArgument"
+
+
+def test_the_largest_copy() -> None:
+    """copyobject, uploadpartcopy: without a limit where nothing changes in a bucket, 5 GB, or 1 GB with a change."""
+    plain, encrypted = Attributes(), Attributes(encryption={"x-oss-server-side-encryption": "AES256"})
+    assert copy_limit(plain, plain, same_bucket=True) is None
+    assert copy_limit(plain, plain, same_bucket=False) == 5 << 30
+    assert copy_limit(plain, Attributes(storage_class="IA"), same_bucket=True) == 1 << 30
+    assert copy_limit(plain, encrypted, same_bucket=True) == 1 << 30
+
+
+def test_a_policy_that_was_not_locked_in_a_day_expires(tmp_path: Path) -> None:
+    now = 0.0
+    store = SandboxStore(tmp_path, clock=lambda: now)
+    store.create_bucket("bucket")
+    store.index.set_rule("bucket", "worm", msgspec.json.encode(Retention("W", 1, now)))
+    assert store.retention("bucket")
+    now = 86_400.0
+    assert store.retention("bucket") is None
+    store.index.set_rule("bucket", "worm", msgspec.json.encode(Retention("W", 1, 0.0, locked=True)))
+    assert store.retention("bucket")
+
+
 def test_a_body_of_an_unknown_encoding_is_malformed(info: SandboxInfo) -> None:
     body = b'<?xml version="1.0" encoding="nope"?><Delete/>'
-    answer = call(info, "POST", query={"delete": ""}, body=body)
+    answer = call(info, "POST", query={"delete": ""}, headers=digest(body), body=body)
     assert (answer.status, answer.code) == (400, "MalformedXML")
     assert answer.headers["x-oss-request-id"]
 

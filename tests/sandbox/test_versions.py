@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import oss2
 import pytest
 
-from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from ossconsole.sandbox.records import Attributes
 from ossconsole.sandbox.replies import OssError
 from ossconsole.sandbox.store import SandboxStore
@@ -82,13 +82,33 @@ def test_changing_the_acl_makes_no_version(versioned: Any) -> None:
 
 
 def test_unsupported_versioning_operations_are_refused(versioned: Any) -> None:
-    refusals: tuple[Callable[[], Any], ...] = (
-        lambda: versioned.list_object_versions(delimiter="/"),
-        lambda: versioned.append_object("log", 0, b"x", headers={"x-oss-traffic-limit": "819200"}),
-    )
-    for request in refusals:
-        with pytest.raises(oss2.exceptions.ServerError, match="NotImplemented"):
-            request()
+    with pytest.raises(oss2.exceptions.ServerError, match="NotImplemented"):
+        versioned.append_object("log", 0, b"x", headers={"x-oss-traffic-limit": "819200"})
+
+
+@pytest.mark.parametrize("versioning", [True, False])
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_versions_are_grouped_by_a_delimiter(info: SandboxInfo, size: int, *, versioning: bool) -> None:
+    """listobjectversions: "names with the same string from the prefix to the delimiter are one of CommonPrefixes"."""
+    bucket = make_bucket(info, name=f"grouped-{size}-{versioning}".lower())
+    bucket.create_bucket()
+    if versioning:
+        bucket.put_bucket_versioning(oss2.models.BucketVersioningConfig("Enabled"))
+    for key in ("d/a/1", "d/a/2", "d/a/2", "d/b", "d/b", "d/c/x/1", "d/c/y/1", "d/e", "e/1"):
+        bucket.put_object(key, b"x")
+    if versioning:
+        bucket.delete_object("d/c/x/1")
+    seen, markers = [], {"key_marker": "", "versionid_marker": ""}
+    while True:
+        page = bucket.list_object_versions(prefix="d/", delimiter="/", max_keys=size, **markers)
+        entries = sorted([*(found.key for found in page.versions), *page.common_prefix])
+        assert len(entries) <= size
+        assert not page.delete_marker  # the only one is below a common prefix
+        seen += entries
+        if not page.is_truncated:
+            break
+        markers = {"key_marker": page.next_key_marker, "versionid_marker": page.next_versionid_marker}
+    assert seen == ["d/a/", "d/b", *(["d/b"] if versioning else []), "d/c/", "d/e"]
 
 
 def test_versions_keep_their_bytes_when_the_folder_is_opened_again(tmp_path: Path) -> None:
@@ -116,7 +136,7 @@ def test_versions_of_an_earlier_release_are_listed_and_deleted(tmp_path: Path) -
     store.index._db.execute("ALTER TABLE versions DROP COLUMN details")
     store.close()
     again = SandboxStore(tmp_path)
-    newest, oldest = again.index.versions.list("b", prefix="", key_marker="", id_marker="", limit=10)
+    newest, oldest = again.index.versions.list("b", prefix="", start=b"", key_marker="", id_marker="", limit=10)
     assert (newest.is_latest, oldest.is_latest) == (True, False)
     with pytest.raises(OssError, match="InternalError"):
         again.version("b", "k", oldest.id)

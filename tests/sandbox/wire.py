@@ -121,6 +121,11 @@ def send(
         connection.close()
 
 
+def digest(body: bytes) -> dict[str, str]:
+    """The Content-MD5 of a body, which DeleteMultipleObjects requires."""
+    return {"Content-MD5": base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()}
+
+
 def call(
     info: SandboxInfo,
     method: str,

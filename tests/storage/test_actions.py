@@ -139,6 +139,34 @@ def test_large_objects_are_copied_in_parts(store: ObjectStore, prefix: str, monk
     assert store.get(f"{prefix}copied-parts") == data
 
 
+@pytest.mark.parametrize("whole_below", [1 << 30, 1], ids=["whole", "parts"])
+def test_a_rename_keeps_the_encryption(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, prefix: str, whole_below: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the bucket's default is another one; without it before, a new name may add the bucket's."""
+    monkeypatch.setattr("ossconsole.storage.copying.COPY_WHOLE_BELOW", whole_below)
+    bucket = store.for_bucket(f"encrypted-{whole_below}")
+    bucket.create_bucket()
+    of_key = {"x-oss-server-side-encryption": "KMS", "x-oss-server-side-encryption-key-id": "key-1"}
+    for name, headers in (("plain", {}), ("aes", {"x-oss-server-side-encryption": "AES256"}), ("kms", of_key)):
+        bucket.sdk.put_object(prefix + name, b"data", headers=headers)
+    bucket.sdk.put_bucket_encryption(oss2.models.ServerSideEncryptionRule("KMS", "key-2"))
+    for name, wanted in (("plain", ("KMS", "key-2")), ("aes", ("AES256", None)), ("kms", ("KMS", "key-1"))):
+        found = summary(bucket, prefix + name)
+        assert run(Copy(bucket, [found], found.key, f"{prefix}new-{name}", move=True)).failures == []
+        headers = bucket.head(f"{prefix}new-{name}").headers
+        assert (headers["x-oss-server-side-encryption"], headers.get("x-oss-server-side-encryption-key-id")) == wanted
+        assert bucket.get(f"{prefix}new-{name}") == b"data"
+    bucket.sdk.put_object(f"{prefix}last", b"data", headers=of_key)
+    found = summary(bucket, f"{prefix}last")
+    denied = Rule(action=Error(code="AccessDenied", status=403), operation="CopyObject", skip=1)
+    initiated = Rule(action=Error(code="AccessDenied", status=403), operation="InitiateMultipartUpload", skip=1)
+    with sandboxed_bucket.faults(FaultPlan(rules=[denied, initiated])):
+        job = run(Copy(bucket, [found], found.key, f"{prefix}moved", move=True))
+    assert "AccessDenied" in job.failures[0].reason
+    assert bucket.get(f"{prefix}last") == b"data"
+
+
 def test_a_rename_without_the_right_to_read_acls_deletes_nothing(
     sandboxed_bucket: Sandboxed, store: ObjectStore, filled: str
 ) -> None:

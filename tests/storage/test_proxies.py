@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,10 +105,32 @@ def test_the_probe_names_the_proxy_of_each_endpoint(proxy: CloudServices) -> Non
     assert proxy.tunnels == ["abc.oss-cn-hangzhou.aliyuncs.com:443"]
 
 
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [((403, ""), "Another server than OSS answered HTTP 403"), ((200, "<html>blocked</html>"), "cannot be read")],
+)
+def test_an_answer_of_the_proxy_itself_is_named_as_such(
+    proxy: CloudServices, refusal: tuple[int, str], words: str
+) -> None:
+    proxy.refusal = refusal
+    profile = office()
+    (check,) = endpoint_checks(profile, probe(profile, KEY))
+    assert words in check.detail
+    assert check.detail.count(f"through the proxy {proxy.url}") == 1
+    assert "proxy" in check.remedy
+    assert "sentinel" not in f"{check.detail} {check.remedy}"
+    with pytest.raises(StorageError, match=re.escape(f"through the proxy {proxy.url}")):
+        ObjectStore(profile, KEY, retry=NO_RETRY).list_page("")
+
+
 def test_a_proxy_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://user:proxy-sentinel@127.0.0.1:9")
     profile = office()
     (check,) = endpoint_checks(profile, probe(profile, None))
-    assert "Through the proxy http://127.0.0.1:9" in check.detail
+    assert check.detail.lower().count("through the proxy http://127.0.0.1:9") == 1
     assert "NO_PROXY" in check.remedy
+    with pytest.raises(StorageError, match=r"through the proxy http://127\.0\.0\.1:9") as caught:
+        ObjectStore(profile, KEY, retry=NO_RETRY).list_page("")
+    assert "NO_PROXY" in caught.value.remedy
+    assert "sentinel" not in str(caught.value)
     assert "sentinel" not in f"{check.detail} {check.remedy}"

@@ -79,7 +79,12 @@ def one_of_each() -> list[Event]:
         run_event(pid=os.getpid(), host=socket.gethostname()),
         events.State(time=START, state=RunState.RUNNING),
         events.AcceleratorSize(time=START, quota_gb=50, peak_bytes_per_s=3e8),
-        events.Devices(time=START, device="cuda", gpus=("GPU-0",)),
+        events.Devices(
+            time=START,
+            device="cuda",
+            gpus=("GPU-0",),
+            ceiling=events.ModelCeiling(bench="t4", samples_per_s=32.0),
+        ),
         step_event(1),
         events.Switch(time=START + 1, endpoint=EndpointKind.ACCELERATED, reason="asked", step=1),
         step_event(2, endpoint=EndpointKind.ACCELERATED, loss=None),

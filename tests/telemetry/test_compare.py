@@ -280,6 +280,7 @@ def test_the_temperature_is_that_of_the_single_samples_whatever_was_read_before(
     found = feed.view.comparison
     assert found.hit_rate == warm
     assert feed.view.figures(ACCELERATED).cold == (warm == 0.0)
+    assert feed.view.measurement.cold_hits == (0.0 if warm == 0.0 else None)
 
 
 def run_auto(auto: AutoCompare, feed: Feed, fast: float, *, limit: int = 5000) -> list[EndpointKind]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.diagnosis import Bottleneck, diagnose, final_advice
 from ossconsole.telemetry.events import RunState
@@ -147,6 +148,17 @@ def test_a_fully_used_accelerator_is_reported() -> None:
     assert advice == "more workers: at most 2.5x (estimated); 10 % of what 1 TB gives (300 MB/s)"
 
 
+@pytest.mark.parametrize(("single_s", "cold"), [(0.05, True), (0.004, False), (0.0, False)])
+def test_a_cold_cache_names_the_warm_up(single_s: float, *, cold: bool) -> None:
+    """Only where single samples say so: a first epoch may find what an earlier run has left."""
+    feed = running(steps_per_epoch=1000, batch=100).steps(30, single_s=0.05)
+    for _ in range(2):
+        feed.switch(EndpointKind.STANDARD).steps(30, single_s=0.05)
+        feed.switch(ACCELERATED).steps(100, seconds=1.0, wait=0.6, single_s=single_s)
+    advice = diagnose(feed.view, feed.time).advice
+    assert advice.startswith("the cache is cold, hit rate 0 % (estimated): w (ossconsole warm) fills it; ") == cold
+
+
 FLOAT_BYTES, U8_BYTES = 602_112, 150_528  # of a sample at 224 px
 
 
@@ -265,3 +277,15 @@ def test_requests_are_reported_where_each_sample_is_one() -> None:
         "90 % of what 50 GB gives (300 MB/s): one larger than 1 TB would help; "
         "1,793 of 10,000 requests/s of the account"
     )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "where"), [((), "this CPU"), (("GPU-1",), "this GPU"), (("GPU-1", "GPU-2"), "these 2 GPUs")]
+)
+def test_the_share_of_the_models_ceiling_is_that_of_the_benchmark(gpus: tuple[str, ...], where: str) -> None:
+    feed = running().steps(20)  # 20 samples/s
+    assert diagnose(feed.view, feed.time).ceiling == "", "no benchmark measured it"
+    ceiling = events.ModelCeiling(bench="t4", samples_per_s=32.0)
+    feed.view.apply(events.Devices(time=1.0, device="cuda" if gpus else "cpu", gpus=gpus, ceiling=ceiling))
+    expected = f"62 % of what the model can do on {where} (benchmark t4)"
+    assert diagnose(feed.view, feed.time).ceiling == expected

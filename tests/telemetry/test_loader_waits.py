@@ -102,14 +102,16 @@ def test_the_verdict_says_what_oss_gave_on_this_machine() -> None:
     )
 
 
-def test_the_verdict_names_the_rank_that_waits_longest() -> None:
+@pytest.mark.parametrize("decode_s", [0.0, 1.9], ids=["endpoint", "decoding"])
+def test_the_verdict_names_the_rank_that_waits_longest(decode_s: float) -> None:
     view = RunView()
     view.apply(run_event(settings={"batch_size": 8, "workers": 2}, world=2))
     view.apply(events.State(time=START, state=RunState.RUNNING))
     for number in range(1, 9):
-        view.apply(step_event(number, data_wait_s=0.5, step_time_s=0.6))
+        view.apply(step_event(number, data_wait_s=0.5, step_time_s=0.6, fetch_s=2.0, decode_s=decode_s))
     view.apply(ranks(0.1, 0.8))
     found = diagnosis.diagnose(view, START + 8)
+    assert (found.bottleneck is diagnosis.Bottleneck.DECODE) == bool(decode_s)
     assert found.advice.startswith("rank 1 waits 480 ms for a batch, 1 other 60 ms; ")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 import time
@@ -13,7 +14,16 @@ import pytest
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.page import Chart, Charts, Page, Section, Table, Text, clean, thinned, to_html, to_markdown
+from ossconsole.telemetry.predictions import (
+    ClassAccuracy,
+    Confusion,
+    Evaluation,
+    WrongImage,
+    read_predictions,
+    save_predictions,
+)
 from ossconsole.telemetry.report import run_page, write_report
+from ossconsole.telemetry.runs import RecordError
 from tests.telemetry.samples_of_events import one_of_each, run_event, step_event, write_record
 
 
@@ -29,7 +39,7 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
-        if tag not in {"meta", "br"}:
+        if tag not in {"meta", "br", "img"}:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -72,6 +82,40 @@ def test_everything_foreign_is_escaped() -> None:
         assert raw not in text
         assert raw not in to_markdown(page)
     assert "<script" not in to_markdown(page).replace("\\<", "")
+
+
+def test_predictions_are_saved_beside_the_record_and_shown(tmp_path: Path) -> None:
+    record = write_record(tmp_path / "run-1.jsonl", [run_event("run-1"), step_event(1)])
+    assert read_predictions(record) is None
+    thumbnail = b"\xff\xd8" + bytes(range(256)) * 20  # larger than those of 112 pixels
+    found = Evaluation(
+        images=100,
+        unread=0,
+        top1=0.5,
+        top5=0.875,
+        classes=[ClassAccuracy(HOSTILE, 0.25, 50), *(ClassAccuracy(f"c{at}", 0.75, 1) for at in range(50))],
+        confusions=[Confusion(HOSTILE, "bees", 12, 0.24)],
+        worst=[WrongImage(HOSTILE, HOSTILE, "bees", 0.98, 0.01, thumbnail)] * 24,
+        checkpoint="oss://b/checkpoints/resnet18-best.pt",
+    )
+    save_predictions(record, found)
+    assert read_predictions(record) == found
+    text = write_report(record, tmp_path / "run-1.html").read_text()
+    tags = Tags(text)
+    sources = [attributes["src"] for tag, attributes in tags.found if tag == "img"]
+    assert sources == [f"data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()}"] * 24
+    assert "img-src data:" in text
+    assert {"50.0 % of 100 validation images", "12", "24 % of the class", "width:25.0%", "p 0.98"} <= set(
+        re.split(r'[<>"]', text)
+    )
+    assert "39 classes with a higher accuracy not shown." in text
+    assert "<script" not in text
+    assert "LTAI" not in text
+    assert len(text) < 1_000_000
+    assert "25.0 % (50 images)" in write_report(record, tmp_path / "run-1.md", "md").read_text()
+    save_predictions(record, found).write_text("{}")
+    with pytest.raises(RecordError, match="Delete the file"):
+        read_predictions(record)
 
 
 def test_credentials_are_masked() -> None:

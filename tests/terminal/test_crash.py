@@ -6,18 +6,12 @@ from pathlib import Path
 import pytest
 
 from ossconsole import __version__
-from ossconsole.config.credentials import Secret
+from ossconsole.config.credentials import Secret, register_secret
 from ossconsole.config.files import make_folder
-from ossconsole.terminal import logs
 from ossconsole.terminal import logs as crash
 from ossconsole.terminal.logs import crash_line, crashes_dir, report
 
 SENTINEL = "cr4sh-sentinel-77aa"
-
-
-@pytest.fixture(autouse=True)
-def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_secrets", set())
 
 
 def refuse(message: str, access_key_secret: str) -> None:
@@ -49,7 +43,7 @@ def test_a_report_has_traceback_and_versions_and_no_local_variable(home: Path) -
 
 
 def test_a_secret_in_the_message_is_masked() -> None:
-    logs.register_secret(Secret(SENTINEL))
+    register_secret(Secret(SENTINEL))
     error = failure(f"the server refused {SENTINEL}")
     line = crash_line(error)
     (path,) = crashes_dir().iterdir()

@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,11 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossconsole.config.credentials import MASK, Secret
+from ossconsole.config import credentials
+from ossconsole.config.credentials import MASK, Credentials, Secret, register_secret
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder
+from ossconsole.config.renewal import RenewedSource
 from ossconsole.terminal import logs
-from ossconsole.terminal.logs import log_path, printable, redact, register_secret, set_up_logging, tail
+from ossconsole.terminal.logs import log_path, printable, redact, set_up_logging, tail
 
 SECRET = "sEcr3t/with+signs=and-more"
 LOG = logging.getLogger("ossconsole.test")
@@ -27,10 +30,9 @@ LOG = logging.getLogger("ossconsole.test")
 
 @pytest.fixture(autouse=True)
 def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The process's logging as it was, and no secret of another test."""
+    """The process's logging as it was."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    monkeypatch.setattr(logs, "_secrets", set())
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     yield
@@ -81,6 +83,36 @@ def test_no_secret_by_any_way_into_the_log() -> None:
     assert text.count(MASK) == 4
     assert SECRET not in text
     assert quote(SECRET, safe="") not in text
+
+
+def test_renewed_secrets_are_masked_like_the_first_ones() -> None:
+    class Role(RenewedSource):
+        fetched = 0
+
+        def fetch(self) -> Credentials:
+            self.fetched += 1
+            end = self._now() + timedelta(hours=1)
+            name = f"r0tated+{self.fetched}"
+            return Credentials(f"ID{self.fetched}", Secret(f"secret-{name}"), Secret(f"token-{name}"), end)
+
+        def version(self) -> int:
+            return self.fetched  # renewed by every call
+
+    source = Role()
+    texts = [
+        secret.reveal() for _ in range(3) for secret in (source().access_key_secret, source().security_token) if secret
+    ]
+    assert len(set(texts)) == 6
+    set_up_logging()
+    LOG.info("%s", " ".join([*texts, *(quote(text, safe="") for text in texts)]))
+    assert "r0tated" not in logged()
+
+
+def test_the_oldest_secrets_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "_MOST_TEXTS", 3)
+    for text in ("kept", "one1", "two2", "kept", "three3"):
+        register_secret(Secret(text))
+    assert redact("kept one1 two2 three3") == f"{MASK} one1 {MASK} {MASK}"
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,8 @@ def start_run(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     sampler.stop()
 
 
-def finished(run: TrainingRun) -> list[events.Event]:
-    assert run.wait(DEADLINE_S), "the run did not end"
+def finished(run: TrainingRun, deadline_s: float = DEADLINE_S) -> list[events.Event]:
+    assert run.wait(deadline_s), "the run did not end"
     assert run.error is None, run.error
     return run.drain()
 

@@ -14,16 +14,27 @@ import msgspec
 import numpy as np
 import pytest
 
+from ossconsole.cli import bench as cli
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
 from ossconsole.telemetry.host import CpuLimit, usable_cores
 from ossconsole.training.bench.benchmark import Bench, BenchSettings
 from ossconsole.training.bench.requests import BenchDataset, BenchRequests, next_batch
-from ossconsole.training.bench.results import BenchEvent, CacheState, Limit, LimitKind, Mode, Reading, ReadPath
+from ossconsole.training.bench.results import (
+    BenchCase,
+    BenchEvent,
+    CacheState,
+    Limit,
+    LimitKind,
+    Mode,
+    Reading,
+    ReadPath,
+)
 from ossconsole.training.compute.device import compute_threads
 from ossconsole.training.loading.loader import SkippedSample
 from tests.training.conftest import SIDE, TRAIN_SAMPLES, Bucket
+from tests.training.test_readings import reading
 
 SETTINGS = BenchSettings(workers=(1,), batch_sizes=(8,), seconds=0.1, rounds=2)
 
@@ -46,8 +57,29 @@ def test_every_arm_is_read_interleaved_cold_first_and_limits_follow(bucket: Buck
     assert set(summary.limits) == {*(f"{k} {e}" for k in ("http", "connector") for e in EndpointKind), "compute"}
     assert "simulated" in summary.headline
     assert "of the limit" in summary.bound
+    assert summary.model is not None
+    assert (summary.model.model, summary.model.batch_size, summary.model.precision) == ("resnet18", 8, "fp32")
+    assert summary.model.image_size == SIDE
     decoded = msgspec.json.decode(msgspec.json.encode(summary))
     assert (decoded["event"], decoded["simulated"], len(decoded["rows"])) == ("summary", True, 2)
+
+
+def test_the_options_of_the_command_reach_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[BenchSettings] = []
+
+    def fake(_profile: object, _credentials: object, settings: BenchSettings, _report: object) -> Any:
+        given.append(settings)
+        return SimpleNamespace(run=lambda: None)
+
+    monkeypatch.setattr("ossconsole.training.bench.benchmark.Bench", fake)
+    arguments = "--dataset=d/ --model=resnet50 --precision=bf16 --compile --device=cuda --gpu=1 --image-size=96 --aa"
+    context = cli.bench.make_context("bench", arguments.split(), resilient_parsing=True)
+    opened: Any = SimpleNamespace(profile=SimpleNamespace(dataset_prefix="other"), credentials=None)
+    cli._compare_endpoints(opened, context.params, lambda _event: None)
+    expected = {"model": "resnet50", "precision": "bf16", "compile": True, "device": "cuda", "gpu": "1", "aa": True}
+    found = msgspec.structs.asdict(given[0])
+    assert {name: found[name] for name in expected} == expected
+    assert (found["image_size"], found["datasets"]) == (96, ("d",))
 
 
 def bench(bucket: Bucket, *arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -168,3 +200,22 @@ def test_a_few_cores_are_left_to_the_readers(workers: int, cores: int, threads: 
 @pytest.mark.parametrize(("cores", "most"), [(1.0, 1), (0.5, 1), (4096.0, 4096)])
 def test_the_containers_limit_bounds_the_cores(cores: float, most: int) -> None:
     assert 1 <= usable_cores(CpuLimit(cores, seconds=lambda: None)) <= most
+
+
+def test_a_case_takes_part_until_its_ratio_is_decided(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    visited: Counter[int] = Counter()
+
+    def visit(bench: Any, cell: BenchCase, path: ReadPath, number: int) -> None:
+        visited[cell.batch_size] += 1
+        slower = 3.0 if path is ReadPath.STANDARD else 1.0
+        noise = 1.02 if cell.batch_size == 8 else 30.0
+        rate = 300 / slower * (noise if number % 2 else 1.0) ** (1 if path is ReadPath.STANDARD else -1)
+        bench._readings.append(msgspec.structs.replace(reading(EndpointKind(path), rate, number), cell=cell))
+
+    monkeypatch.setattr(Bench, "_visit", visit)
+    settings = msgspec.structs.replace(
+        SETTINGS, batch_sizes=(8, 4), modes=(Mode.LOADER,), rounds=13, until_decided=True, limits=False
+    )
+    summary = Bench(bucket.profile, bucket.credentials, settings).run()
+    assert visited == {8: 2 * 6, 4: 2 * 13}
+    assert "1 setup of 2 decided" in summary.headline

@@ -44,6 +44,28 @@ def test_both_kinds_of_rows_match_torchvisions_normalised_image() -> None:
     assert tensors.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("fmt", [SampleFormat.IMAGE_U8, SampleFormat.TENSOR_F32])
+def test_images_for_autocast_are_those_that_it_would_round(fmt: SampleFormat) -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8))
+    rows = pixels.flatten(1) if fmt is SampleFormat.IMAGE_U8 else torch.randn(4, 3 * 8 * 8).view(torch.uint8)
+    full, half = (
+        DeviceContext(TrainSettings(precision=precision), transform(fmt), device=CPU) for precision in ("fp32", "bf16")
+    )
+    assert half.images(rows).dtype is torch.float32, "scripts get float32"
+    images = half.images(rows, half.input_dtype)
+    assert images.dtype is torch.bfloat16
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images, full.images(rows).bfloat16()), "rounded once"
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+    with half.autocast():
+        assert torch.equal(model(images), model(full.images(rows, full.input_dtype)))
+
+
+def test_a_model_that_converts_the_images_first_gets_them_unrounded() -> None:
+    settings = TrainSettings(precision="bf16", model="googlenet")
+    assert DeviceContext(settings, transform(), device=CPU).input_dtype is torch.float32
+
+
 def test_a_smaller_tensor_is_cut_from_the_centre() -> None:
     stored = torch.rand(2, 3, 16, 16)
     images = context(SampleFormat.TENSOR_F32, stored=16, size=14).images(stored.flatten(1).view(torch.uint8))

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from ossconsole.telemetry import events
-from ossconsole.training.compute.device import BrokenDeviceError, DeviceContext, device_errors
+from ossconsole.training.compute.device import DeviceContext, device_errors
 from ossconsole.training.compute.trainer import Trainer
+from ossconsole.training.context import BrokenDeviceError
 from ossconsole.training.parts import StepReports
+from ossconsole.training.rank_process import _failure
 from tests.training.conftest import DEADLINE_S, StartRun, finished, only, steps
 from tests.training.test_compute import context
 
@@ -78,8 +80,9 @@ def test_an_accelerator_error_is_fatal_whatever_it_says() -> None:
     kind = getattr(torch, "AcceleratorError", None)
     if kind is None:
         pytest.skip("this torch has none")
-    with pytest.raises(BrokenDeviceError), device_errors(torch.device("cpu"), 8):
+    with pytest.raises(BrokenDeviceError) as raised, device_errors(torch.device("cpu"), 8):
         raise kind("the device is gone")
+    assert _failure(raised.value).broken_gpu, "the launcher then says what to do after a rank, not after a console"
 
 
 def test_slots_are_given_back_although_the_gpu_failed(caplog: pytest.LogCaptureFixture) -> None:

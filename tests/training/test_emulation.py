@@ -9,7 +9,11 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
 from ossconsole.sandbox.process import SandboxProcess
-from ossconsole.training.bench.buyers import DatasetFacts, Measured, Origin, buyers_table
+from ossconsole.telemetry.events import AcceleratorSize, Event
+from ossconsole.telemetry.measure import Measurement
+from ossconsole.telemetry.page import Table
+from ossconsole.training.bench.accelerators import AcceleratorGroup, Order
+from ossconsole.training.bench.buyers import DatasetFacts, Measured, Origin, buyers_table, run_buyers
 from ossconsole.training.bench.emulation import (
     Calibration,
     Emulation,
@@ -20,7 +24,7 @@ from ossconsole.training.bench.emulation import (
     path_result,
 )
 from ossconsole.training.bench.requests import AcceleratorRequests
-from ossconsole.training.bench.results import Quantiles
+from ossconsole.training.bench.results import CacheState, Quantiles
 from ossconsole.training.bench.workloads import (
     MIN_AU,
     WORKLOADS,
@@ -30,6 +34,7 @@ from ossconsole.training.bench.workloads import (
     parse_workload,
     unmet_rules,
 )
+from tests.telemetry.samples_of_events import run_event, step_event
 from tests.training.conftest import TRAIN_SAMPLES, Bucket, bucket_in
 
 H100 = WORKLOADS["resnet50:h100"]
@@ -151,6 +156,38 @@ def test_measured_cells_and_what_is_extrapolated_from_them() -> None:
     assert "says nothing about the service" in table.notes[0]
 
 
+def measured_run(endpoint: EndpointKind, wait_s: float, world: int = 1) -> Measurement:
+    """A run of 40 steps of 0.4 s on 8 samples each, through an accelerator of 50 GB."""
+    run = run_event(sample_format="image-u8", stored_as="shards", world=world)
+    size = AcceleratorSize(time=0.0, quota_gb=50, peak_bytes_per_s=300e6)
+    measurement = Measurement()
+    steps = (step_event(number, endpoint=endpoint, data_wait_s=wait_s) for number in range(1, 41))
+    found: list[Event] = [run, size, *steps]
+    for event in found:
+        measurement.apply(event)
+    return measurement
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "world", "fed", "own"),
+    [(0.02, 1, "1+ measured", "21 samples/s"), (0.02, 2, "2+ measured", "11"), (0.2, 2, "1+ measured", "20")],
+    ids=["fed", "two ranks", "half of it waits"],
+)
+def test_the_buyers_table_of_a_run_is_for_its_own_devices(wait_s: float, world: int, fed: str, own: str) -> None:
+    (section,) = run_buyers(measured_run(EndpointKind.ACCELERATED, wait_s, world=world))
+    assert own in section.title
+    table = section.parts[0]
+    assert isinstance(table, Table)
+    assert fed in table.rows[0]
+    assert "50 GB" in table.rows[0]
+
+
+def test_the_buyers_table_of_a_run_on_the_standard_endpoint_has_nothing_measured() -> None:
+    (section,) = run_buyers(measured_run(EndpointKind.STANDARD, 0.3))
+    assert "measured: nothing" in str(section.parts)
+    assert run_buyers(Measurement()) == []
+
+
 def test_accelerators_share_an_epoch_and_get_whole_batches(bucket: Bucket) -> None:
     read = []
     for rank in range(3):
@@ -179,6 +216,45 @@ def test_accelerators_that_storage_feeds_reach_their_rate(bucket: Bucket) -> Non
     assert summary.simulated
     assert "not an MLPerf result" in summary.note
     assert summary.dlio["standard"]["num_accelerators"] in {1, 2}
+
+
+def test_the_first_read_through_a_cache_is_a_trial_of_its_own(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[Order] = []
+
+    def run(_group: AcceleratorGroup, order: Order) -> list[Steps]:
+        orders.append(order)
+        return [steps([1.0, 2.0], 1.0 if order.connector is None else 0.5 if len(orders) == 2 else 0.95)] * order.world
+
+    monkeypatch.setattr(AcceleratorGroup, "run", run)
+    summary, found = emulate(bucket, 40, accelerators=(1, 2), steps=10, rounds=1, endpoints=(EndpointKind.ACCELERATED,))
+    trials = [event for event in found if isinstance(event, Trial)]
+    cold, warm = CacheState.COLD, CacheState.WARM
+    # Half of the samples are left for two accelerators: too few for another cold trial.
+    assert [(each.accelerators, each.temperature) for each in trials] == [(1, cold), (1, warm), (2, warm)]
+    one, two = summary.paths[0].fed
+    assert (one.trials, one.cold_au, one.au, one.passed) == (1, 0.5, 0.95, True)
+    assert two.cold_au is None
+
+
+def test_each_cold_trial_reads_samples_that_were_not_read(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[Order] = []
+
+    def run(_group: AcceleratorGroup, order: Order) -> list[Steps]:
+        orders.append(order)
+        return [steps([1.0, 2.0], 0.95)] * order.world
+
+    monkeypatch.setattr(AcceleratorGroup, "run", run)
+    emulate(bucket, 40, accelerators=(1,), steps=10, rounds=3, endpoints=(EndpointKind.ACCELERATED,))
+    read = [order.first for order in orders if order.connector is not None]
+    assert read == [0, 0, 12, 12, 0]  # none is left for the third round
+
+
+def test_all_numbers_of_accelerators_read_the_same_samples_first(bucket: Bucket) -> None:
+    def first(world: int, steps: int) -> set[int]:
+        streams = [AcceleratorRequests(bucket.data, 4, rank=rank, world=world).requests() for rank in range(world)]
+        return {int(row) for stream in streams for _ in range(steps) for row in next(stream).indices}
+
+    assert first(1, 8) == first(2, 4) == first(4, 2)
 
 
 @pytest.mark.slow

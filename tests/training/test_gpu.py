@@ -34,7 +34,7 @@ def test_a_step_is_not_waited_for(precision: str) -> None:
     labels, meter = torch.randint(0, 10, (8,)), EpochMeter()
 
     def step() -> torch.Tensor:
-        images = compute.images(rows)
+        images = compute.images(rows, compute.input_dtype)
         loss: torch.Tensor = compute.host_copy(trainer.step(images, compute.labels(labels), meter, samples=8))
         compute.host_copy(trainer.model.state_dict())
         return loss

@@ -136,6 +136,10 @@ def sandbox_profile(sandbox: SandboxProcess) -> Any:
         ("if number == 0: os.kill(os.getpid(), signal.SIGABRT)\nhang()", "Rank 0 of 2 was killed by SIGABRT"),
         ("if number == 1: sys.exit(3)\nhang()", "Rank 1 of 2 exited with code 3"),
         ("if number == 1: report(failure=RankFailure('No memory.')); hang()\nhang()", "Rank 1: No memory."),
+        (
+            "if number == 1: report(failure=RankFailure('cuda:1 failed.', 'No.', broken_gpu=True)); hang()\nhang()",
+            "Rank 1: cuda:1 failed. This run has no checkpoint yet: start it again. If it fails again, `dmesg`",
+        ),
     ],
 )
 def test_the_reason_is_that_of_the_rank_that_failed_and_ranks_that_hang_are_ended(

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import SettingsError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.training.bench import mount
 from ossconsole.training.bench.benchmark import Bench, BenchSettings
+from ossconsole.training.bench.checkpoints import CheckpointBench
 from ossconsole.training.bench.mount import FolderSettings, PageCache, folder_settings
 from ossconsole.training.bench.results import BenchEvent, Mode, Reading, ReadPath
 from ossconsole.training.loading.loader import BatchLoader
@@ -111,3 +112,23 @@ def test_a_mounted_folder_is_measured_beside_the_endpoints(bucket: Bucket, tmp_p
     assert row.mount["standard warm"].pairs == 1
     assert row.times["mount warm"].step.p50 > 0
     assert summary.page_cache
+
+
+def test_checkpoints_are_written_and_read_through_the_endpoints_and_the_mount(bucket: Bucket, tmp_path: Path) -> None:
+    before = {found.key for found in bucket.store().list_all("")}
+    summary = CheckpointBench(bucket.profile, bucket.credentials, size=100_000, rounds=2, mount=tmp_path).run()
+    reads = {f"read {path}, {again}" for path in ReadPath for again in ("first", "again")}
+    assert set(summary.seconds) == {"write standard", "write mount", *reads}
+    assert {spread.readings for spread in summary.seconds.values()} == {2}
+    assert summary.page_cache
+    assert not list(tmp_path.iterdir())
+    assert {found.key for found in bucket.store().list_all("")} == before
+
+
+def test_a_mount_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConsoleError, match="cannot be written"):
+        mount.write_synced(tmp_path / "none" / "a.bin", b"1")
+    path = tmp_path / "a.bin"
+    mount.write_synced(path, b"123")
+    with pytest.raises(ConsoleError, match="has 3 of 4 bytes"):
+        mount.read_past_cache(path, 4, PageCache.EVICTED)

@@ -204,6 +204,24 @@ def test_formats_are_compared_with_the_first_in_the_same_round(capsys: pytest.Ca
     assert "2 pairs of readings: an interval needs --rounds 6" in capsys.readouterr().out
 
 
+def test_a_sweep_with_formats_shows_what_it_varies(capsys: pytest.CaptureFixture[str]) -> None:
+    readings = [
+        msgspec.structs.replace(found, cell=msgspec.structs.replace(found.cell, prefetch_mb=prefetch, batch_size=size))
+        for prefetch, size in ((0, 8), (32, 16))
+        for found in (of_format("image-u8", 100, 0, each=1), of_format("image-jpeg", 100, 0, each=1))
+    ]
+    rows = (row(readings[0]),)
+    formats = format_results(readings)
+    print_summary(
+        BenchSummary(time=0.0, simulated=True, samples=1, rows=rows, limits={}, headline="", bound="", formats=formats)
+    )
+    lines = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
+    assert ["format", "batch", "ahead"] in lines
+    for fmt in ("image-u8", "image-jpeg"):
+        assert [fmt, "8", "auto"] in lines
+        assert [fmt, "16", "32"] in lines
+
+
 def test_the_command_shows_each_figure_with_its_basis(capsys: pytest.CaptureFixture[str]) -> None:
     steps = CaseSteps(conditions=Conditions(batch_size=64, workers=2, sample_format="image-u8", region="cn-hangzhou"))
     rows = (result_row(CELL, rounds(6, 3.0), 60_000, steps),)

@@ -138,6 +138,11 @@ def test_a_mig_instance_is_named_by_its_own_uuid(machine: Machine, monkeypatch: 
     machine(gpu(0))
     assert gpu_uuid(0) == "GPU-0abc"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-01")
+    assert gpu_uuid(0) == "MIG-01", "NVML may list nothing"
+    machine(instance(0, 0), instance(0, 1), seen=(0,))
+    assert gpu_uuid(0) == "MIG-00", "without the variable CUDA uses the first instance"
+    assert select_device(TrainSettings(gpu="MIG-00")) == torch.device("cuda", 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-01")
     assert gpu_uuid(0) == "MIG-01"
 
 
@@ -172,7 +177,7 @@ def test_the_emptiest_gpus_keep_their_order() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"device": "tpu"}, "'tpu' is not a valid device"),
+        ({"device": "tpu"}, "'tpu' is not a valid value of device"),
         ({"gpu": "1", "processes": 2}, "--gpu selects the GPU of one process"),
         ({"gpu": "1", "device": "cpu"}, "--gpu has no effect"),
     ],

@@ -28,8 +28,10 @@ from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.training.bench.benchmark import Bench, BenchSettings
+from ossconsole.training.bench.emulation import Emulation, EmulationSettings
 from ossconsole.training.bench.requests import BenchDataset, BenchRequests
 from ossconsole.training.bench.results import BenchEvent, CacheState, Mode, Reading, ReadPath
+from ossconsole.training.bench.workloads import parse_workload
 from ossconsole.training.data import Tar, Tars, TrainingData, training_data
 from ossconsole.training.loading.loader import Batch, BatchLoader, LoaderError
 from ossconsole.training.loading.reader import MISSING
@@ -289,6 +291,16 @@ def test_a_benchmark_of_shards_has_no_limits_of_single_objects(uploaded: Uploade
         (path, state) for path in (ReadPath.STANDARD, ReadPath.ACCELERATED) for state in CacheState
     }
     assert summary.limits == {}
+
+
+@pytest.mark.slow
+def test_accelerators_are_emulated_on_them(uploaded: Uploaded) -> None:
+    numbers = (1, 2)
+    settings = EmulationSettings(workload=parse_workload("40/s:4"), workers=1, accelerators=numbers, steps=10, rounds=1)
+    summary = Emulation(uploaded.bucket.profile, uploaded.bucket.credentials, settings).run()
+    assert summary.stored_as == "shards"
+    assert [[each.accelerators for each in path.fed] for path in summary.paths] == [list(numbers)] * 2
+    assert all(0 < each.au <= 1 for path in summary.paths for each in path.fed)
 
 
 def test_a_run_trains_on_them(uploaded: Uploaded, start_run: StartRun) -> None:

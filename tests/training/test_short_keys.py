@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,10 +12,13 @@ import time
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
+from PIL import Image
 
 from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.credential_sources import EcsRoleSource
+from ossconsole.config.metadata import METADATA_VARIABLE
 from ossconsole.sandbox.process import LOG_NAME
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import NO_RETRY
@@ -84,6 +90,78 @@ def test_no_request_fails_while_keys_end_every_few_seconds(tmp_path: Path) -> No
         assert reading.returncode == 0, errors
         assert int(output.split()[-1]) > 0
         assert len(keys) >= 3
-        log = (tmp_path / "sandbox" / LOG_NAME).read_text()
-    refused = [line for line in log.splitlines() if msgspec.json.decode(line)["status"] in {401, 403}]
-    assert refused == []
+    assert failed(tmp_path / "sandbox") == []
+
+
+def failed(folder: Path) -> list[str]:
+    """The requests in the sandbox's log that failed, without those for what may not exist yet."""
+    lines = (folder / LOG_NAME).read_text().splitlines()
+    entries = [(line, json.loads(line)) for line in lines]
+    return [
+        line
+        for line, entry in entries
+        if entry["status"] >= 400 and (entry["method"], entry["status"]) != ("HEAD", 404)
+    ]
+
+
+MINUTES = 3.0
+
+
+def photographs(folder: Path) -> Path:
+    for split, count in (("train", 40), ("val", 5)):
+        for label in "ab":
+            (folder / split / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.random.default_rng(number).integers(0, 255, (80, 80, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{number}.jpg")
+    return folder
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.slow
+def test_training_and_uploads_for_three_minutes_on_keys_of_30_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The console's own commands: two readers, checkpoints, endpoint switches, and uploads without a pause beside."""
+    folder = photographs(tmp_path / "photographs")
+    with sandboxed(tmp_path / "sandbox", arguments=("--metadata-credential-ttl-s", "30")) as running:
+        monkeypatch.setenv(METADATA_VARIABLE, running.process.info.metadata_endpoint or "")
+        monkeypatch.setenv("COLUMNS", "200")
+        profile = running.process.profile()
+        where = ["--bucket", profile.bucket, "--region", profile.region]
+        where += ["--standard-endpoint", profile.standard_endpoint]
+        where += ["--accelerated-endpoint", str(profile.accelerated_endpoint)]
+        console = [sys.executable, "-m", "ossconsole"]
+
+        def upload(prefix: str) -> None:
+            options = ["--format", "image-jpeg", "--size", "64", "--dataset-prefix", prefix, "--json"]
+            command = [*console, "upload", str(folder), *options, *where]
+            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+            assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+            assert json.loads(done.stdout.splitlines()[-1])["failed"] == 0
+
+        upload("keys/data")
+        options = ["--epochs", "100000", "--batch-size", "8", "--workers", "2", "--image-size", "32", "--json"]
+        options += ["--switch-every", "40", "--checkpoint-every", "50", "--dataset-prefix", "keys/data"]
+        with (tmp_path / "train.log").open("w+") as output:
+            training = subprocess.Popen(
+                [*console, "train", *options, "--checkpoint-prefix", "keys/checkpoints", *where],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ,
+            )
+            try:
+                until, number = time.monotonic() + 60 * MINUTES, 0
+                while time.monotonic() < until:
+                    upload(f"keys/again/{number}")
+                    number += 1
+                    assert training.poll() is None, (tmp_path / "train.log").read_text()[-3000:]
+            finally:
+                training.send_signal(signal.SIGINT)
+                code = training.wait(timeout=180)
+        events = [json.loads(line) for line in (tmp_path / "train.log").read_text().splitlines() if line[:1] == "{"]
+        assert code == 130, events[-1]
+        assert max(event.get("step", 0) for event in events) > 0
+        assert list(running.store().list_all("keys/checkpoints"))
+    assert failed(tmp_path / "sandbox") == []

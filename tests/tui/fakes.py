@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.endpoints import EndpointKind
@@ -25,6 +26,7 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.sampler import TelemetrySample
 from ossconsole.telemetry.samples import GpuSample, GpuSnapshot, HostSample
+from ossconsole.training.run_evaluation import EvaluationJob
 from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.console import ConsoleState, PreparationStage, Ready, Setting, StageState, Starting
 
@@ -235,6 +237,8 @@ class FakeServices:
     planned: list[UploadSettings] = field(default_factory=list)
     uploads: list[UploadSettings] = field(default_factory=list)
     warm_up: WarmUp | ConsoleError | None = None
+    of_checkpoint: dict[str, Any] = field(default_factory=dict)
+    evaluation: EvaluationJob | ConsoleError | None = None
     warm_ups: list[bool] = field(default_factory=list)
     begun: int = 0
     demos: int = 0
@@ -298,6 +302,19 @@ class FakeServices:
             raise self.warm_up
         assert self.warm_up is not None
         return self.warm_up
+
+    def plan_evaluation(self, record: Path) -> EvaluationJob:
+        may_block()
+        if isinstance(self.evaluation, ConsoleError):
+            raise self.evaluation
+        assert self.evaluation is not None
+        assert self.evaluation.record == record
+        return self.evaluation
+
+    def settings_to_resume(self, settings: TrainSettings) -> dict[str, Any]:
+        may_block()
+        assert settings.resume
+        return self.of_checkpoint
 
     def start_run(self, settings: TrainSettings, dataset_prefix: str = "") -> FakeRun:
         may_block()

@@ -16,12 +16,13 @@ from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import make_folder, state_dir
 from ossconsole.dataset.upload.progress import Phase
 from ossconsole.tui import app as app_module
-from ossconsole.tui.app import ActionProvider, ConsoleApp
+from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.console import NoCredentials, PreparationStage, StageState, Starting
 from ossconsole.tui.help import HelpScreen, KeyTable, LogScreen
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.dialogs import ConfirmScreen
 from ossconsole.tui.kit.glyphs import BRAILLE
+from ossconsole.tui.kit.palette import ActionProvider
 from ossconsole.tui.kit.terminal_bytes import TerminalBackground
 from ossconsole.tui.setup.profiles import ProfileForm
 from ossconsole.tui.train.runs import RunsScreen

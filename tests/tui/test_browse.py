@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import shutil
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -31,6 +32,7 @@ from ossconsole.storage.retry import NO_RETRY
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.tui.browse.screen import BrowseScreen
+from ossconsole.tui.browse.transfers import SyncScreen
 from ossconsole.tui.console import NoCredentials, PreparationStage, Ready, StageState
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import (
@@ -44,8 +46,9 @@ from ossconsole.tui.kit.dialogs import (
 from ossconsole.tui.kit.table import VirtualTable
 from ossconsole.tui.train.screen import NewRunScreen
 from tests.sandboxed import Sandboxed
+from tests.tui.browse_store import MemoryStore
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import FakeServices, FakeStore, Script
+from tests.tui.fakes import FakeRun, FakeServices, FakeStore, Script
 from tests.tui.screens import past_opening, shown
 
 WAIT_S = 20.0
@@ -888,3 +891,147 @@ async def test_checkpoints_have_columns_for_run_epoch_step_and_accuracy(make_app
         await browser.until(lambda: f"{run}  epoch 1     step 80" in browser.text)
         await pilot.resize_terminal(80, 30)
         await browser.until(lambda: f"{run}  epoch 1     step 80  42.0 %" in browser.text)
+
+
+async def test_a_checkpoint_that_the_run_writes_appears_by_itself(make_app: AppMaker) -> None:
+    script = Script().steps(80)
+    run, store = FakeRun(list(script.events)), MemoryStore({"checkpoints/old.txt": b"1", "other/x": b"1"})
+    async with make_app(services(store, run=run), "browse").run_test(size=(120, 30)) as pilot:
+        browser = await opened(pilot, store, "checkpoints/")
+        listing = browser.screen.model.listing
+        written = next(event for event in script.end_epoch().events if isinstance(event, events.Checkpoint))
+        store.data[written.key] = b"1"
+        run.waiting = [written]
+        await browser.until(lambda: browser.screen.model.rows.count == 2)
+        assert browser.screen.model.listing is not listing
+        browser.screen.open_folder("other/")
+        await browser.until(lambda: browser.screen.model.listing.is_complete)
+        listing = browser.screen.model.listing
+        run.waiting = [msgspec.structs.replace(written, key="checkpoints/next.pt")]
+        await browser.until(lambda: browser.screen.console.last_checkpoint == "checkpoints/next.pt")
+        browser.screen.tick()
+        assert not browser.screen.model.refreshing
+        assert browser.screen.model.listing is listing
+
+
+class TestTwoPanes:
+    """The local folder beside the bucket."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        folder = tmp_path / "local"
+        (folder / "deep").mkdir(parents=True)
+        monkeypatch.chdir(folder)
+        return folder
+
+    async def test_tab_changes_the_side_whose_keys_work(
+        self, bucket: ObjectStore, make_app: AppMaker, folder: Path
+    ) -> None:
+        (folder / "here.txt").write_text("1")
+        bucket.put(folder_of(bucket) + "away.txt", b"2")
+        async with make_app(services(bucket), "browse").run_test(size=(80, 24)) as pilot:
+            browser = await opened(pilot, bucket)
+            assert "Other side" not in browser.text
+            await browser.press("t")
+            await browser.until(lambda: "here.txt" in browser.text)
+            assert "away.txt" not in browser.text  # no room for both
+            assert "Upload" in browser.text
+            assert "Download" not in browser.text
+            await browser.press("space")
+            assert browser.screen.local.selected == {"deep"}
+            assert len(browser.screen.model.selection) == 0
+            await browser.press("home", "enter")
+            await browser.until(lambda: "0 folders, 0 files" in browser.text)
+            await browser.press("backspace")
+            await browser.until(lambda: "here.txt" in browser.text)
+            await browser.press("x")  # deletes in the bucket: not from this side
+            assert browser.pilot.app.screen is browser.screen
+            await browser.press("tab")
+            await browser.until(lambda: "away.txt" in browser.text)
+            assert "here.txt" not in browser.text
+            await pilot.resize_terminal(120, 30)
+            await browser.until(lambda: "here.txt" in browser.text)
+            assert "away.txt" in browser.text
+            await browser.press("t", "t")
+            await browser.until(lambda: "here.txt" in browser.text)
+            await browser.press("t")
+            await browser.until(lambda: "here.txt" not in browser.text)
+
+    async def test_the_selection_is_copied_to_the_other_side_and_replaces_only_after_a_question(
+        self, bucket: ObjectStore, make_app: AppMaker, folder: Path
+    ) -> None:
+        (folder / "deep" / "a.txt").write_text("deep")
+        (folder / "both.txt").write_text("here")
+        put(bucket, **{"both.txt": b"away!", "new.txt": b"new"})
+        async with make_app(services(bucket), "browse").run_test(size=(120, 30)) as pilot:
+            browser = await opened(pilot, bucket)
+            await browser.press("t")
+            await browser.until(lambda: browser.screen.local.table.rows)
+            await browser.press("a", "u")
+            await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
+            assert "1 file in the bucket would be replaced" in browser.text
+            await browser.press("right", "enter")  # skip them
+            await browser.until(lambda: len(browser.screen.console.jobs) == 2)
+            await browser.job_is_over()
+            assert bucket.get(folder_of(bucket) + "both.txt") == b"away!"
+            assert bucket.get(folder_of(bucket) + "deep/a.txt") == b"deep"
+            await browser.until(lambda: not browser.screen.model.refreshing)
+            await browser.press("tab")
+            await browser.goes_to("new.txt")
+            await browser.press("d")
+            await browser.until((folder / "new.txt").exists)
+            await browser.goes_to("both.txt")
+            await browser.press("d")
+            await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
+            await browser.press("right", "right", "enter")
+            await browser.until(lambda: (folder / "both.txt").read_text() == "away!")
+
+    async def test_a_sync_shows_its_plan_and_deletes_only_what_was_typed(
+        self, bucket: ObjectStore, make_app: AppMaker, folder: Path
+    ) -> None:
+        for name, text in {"same.txt": "1", "changed.txt": "here", "new.txt": "2"}.items():
+            (folder / name).write_text(text)
+        put(bucket, **{"same.txt": b"1", "changed.txt": b"away!", "old.txt": b"3"})
+        async with make_app(services(bucket), "browse").run_test(size=(120, 30)) as pilot:
+            browser = await opened(pilot, bucket)
+
+            async def planned() -> None:
+                await browser.press("n")
+                await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
+                await browser.press("right", "right", "enter")
+                await browser.until(lambda: isinstance(pilot.app.screen, SyncScreen))
+
+            await browser.press("t")
+            await planned()
+            assert "left alone (d deletes them)" in browser.text
+            await browser.press("escape")
+            assert bucket.get(folder_of(bucket) + "changed.txt") == b"away!"
+            await planned()
+            await browser.press("d", "enter")
+            await browser.answer(TypedConfirmScreen, "delete 1")
+            await browser.until(lambda: not bucket.exists(folder_of(bucket) + "old.txt"))
+            await browser.job_is_over()
+        names = {found.key.removeprefix(folder_of(bucket)) for found in bucket.list_all(folder_of(bucket))}
+        assert names == {"same.txt", "changed.txt", "new.txt"}
+        assert bucket.get(folder_of(bucket) + "changed.txt") == b"here"
+
+    async def test_a_folder_that_cannot_be_read_says_so(
+        self, bucket: ObjectStore, make_app: AppMaker, folder: Path
+    ) -> None:
+        async with make_app(services(bucket), "browse").run_test(size=(120, 30)) as pilot:
+            browser = await opened(pilot, bucket)
+            shutil.rmtree(folder)
+            await browser.press("t")
+            await browser.until(lambda: "cannot be read: No such file or directory" in browser.text)
+
+    async def test_read_only_offers_no_upload(self, bucket: ObjectStore, make_app: AppMaker, folder: Path) -> None:
+        (folder / "here.txt").write_text("1")
+        async with make_app(services(bucket, readonly=True), "browse").run_test(size=(120, 30)) as pilot:
+            browser = await opened(pilot, bucket)
+            await browser.press("t")
+            await browser.until(lambda: "here.txt" in browser.text)
+            await browser.press("u")
+            assert not browser.screen.console.jobs
+            await browser.press("n")
+            await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
+            assert "Local to bucket" not in browser.text

@@ -24,10 +24,13 @@ from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.actions import ObjectDetails, ObjectVersion, Versioning
 from ossconsole.storage.jobs.download import Download
 from ossconsole.storage.jobs.job import ProgressTracker
+from ossconsole.storage.jobs.sync import Direction, SyncDifference, SyncEntry, SyncPlan
 from ossconsole.storage.listing import ListingState
 from ossconsole.storage.multipart import UnfinishedUpload
 from ossconsole.tui.browse.checkpoints import CheckpointCompareScreen
+from ossconsole.tui.browse.local import LocalEntry
 from ossconsole.tui.browse.screen import BrowseScreen
+from ossconsole.tui.browse.transfers import SyncScreen
 from ossconsole.tui.kit.dialogs import ImageScreen, ListScreen, PromptScreen, TextScreen, TypedConfirmScreen
 from ossconsole.tui.kit.glyphs import ASCII
 from tests.tui.browse_store import MemoryStore
@@ -245,6 +248,32 @@ async def failed(browser: Browser) -> None:
     browser.screen.tick()
 
 
+async def two_panes(browser: Browser) -> None:
+    await browser.press("t")
+    await browser.until(lambda: "notes.txt" in browser.text)
+    await browser.press("down", "space")
+
+
+async def bucket_side(browser: Browser) -> None:
+    await two_panes(browser)
+    await browser.press("tab", "space")
+    await browser.until(lambda: "selected" in browser.text)
+
+
+async def sync_plan(browser: Browser) -> None:
+    kinds = (
+        [SyncDifference.NEW] * 14 + [SyncDifference.CHANGED] * 2 + [SyncDifference.SAME] * 3 + [SyncDifference.EXTRA]
+    )
+    entries = tuple(
+        SyncEntry(f"names/photo-{number:02}.jpg", Path(f"/data/photo-{number:02}.jpg"), 27_000 + number, kind)
+        for number, kind in enumerate(kinds)
+    )
+    plan = SyncPlan(Direction.UPLOAD, Path("/data/pictures"), "names/", entries, others=1)
+    screen = SyncScreen(plan, "oss://127/names/")
+    browser.pilot.app.push_screen(screen)
+    await browser.until(lambda: browser.pilot.app.screen is screen)
+
+
 PICTURES: dict[str, tuple[str, str, Callable[[Browser], Any]]] = {
     "bucket": ("", "", nothing),
     "names": ("names/", "", nothing),
@@ -271,6 +300,9 @@ PICTURES: dict[str, tuple[str, str, Callable[[Browser], Any]]] = {
     "buckets": ("", "", buckets),
     "address": ("", "", address),
     "failed": ("names/", "", failed),
+    "two-panes": ("", "", two_panes),
+    "two-panes-bucket": ("", "", bucket_side),
+    "sync": ("names/", "", sync_plan),
 }
 
 
@@ -307,6 +339,8 @@ def test_pictures(
     monkeypatch.setattr("ossconsole.tui.browse.commands.presigned_url", lambda *_: "http://127.0.0.1:9000/signed")
     monkeypatch.setattr("ossconsole.tui.browse.screen._READ_DELAY_S", 0.01)
     monkeypatch.setattr("ossconsole.tui.browse.commands.Path.cwd", lambda: Path("/data"))
+    files = [LocalEntry("pictures", 0, START, True), LocalEntry("notes.txt", 2_310, START, False)]
+    monkeypatch.setattr("ossconsole.tui.browse.local.read_folder", lambda _: files)
     services = FakeServices(stores=dict.fromkeys(EndpointKind, store))  # type: ignore[arg-type]
     assert snap_compare(make_app(services, "browse"), terminal_size=size, run_before=prepare)
 

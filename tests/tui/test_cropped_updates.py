@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import pyte
 import pytest
-from textual._compositor import ChopsUpdate
+from rich.cells import cell_len
+from rich.console import Console
+from rich.segment import Segment
+from rich.style import Style
+from textual._compositor import ChopsUpdate, LayoutUpdate
 from textual.app import App
+from textual.strip import Strip
 
 from ossconsole.telemetry.events import RunState
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.kit.textual_internals import CroppedUpdate
+from ossconsole.tui.kit.link import HeldKeyPace, ShownCells
+from ossconsole.tui.kit.textual_internals import CroppedUpdate, FullUpdate
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeRun, FakeServices, Script, gpu, sample
 from tests.tui.screens import settle, shown
@@ -22,6 +28,7 @@ class Wire:
         self._app = app
         self._screen = pyte.Screen(*size)
         self._stream = pyte.Stream(self._screen)
+        self._shown = ShownCells()
         self.frugal = 0
         self.textual = 0
 
@@ -30,11 +37,13 @@ class Wire:
         if renderable is None:
             return
         if isinstance(renderable, ChopsUpdate):
-            data = CroppedUpdate.of(renderable).render_segments(self._app.console)
+            data = CroppedUpdate.of(renderable, self._shown).render_segments(self._app.console)
             self.frugal += len(data.encode())
             self.textual += len(renderable.render_segments(self._app.console).encode())
         else:
-            data = renderable.render_segments(self._app.console)  # type: ignore[attr-defined]
+            assert isinstance(renderable, LayoutUpdate)
+            renderable = FullUpdate.of(renderable, self._shown)
+            data = renderable.render_segments(self._app.console)
         self._stream.feed(data)
 
     @property
@@ -82,3 +91,91 @@ async def test_the_app_draws_through_it(make_app: AppMaker, monkeypatch: pytest.
         await settle(pilot)
     assert any(isinstance(update, CroppedUpdate) for update in drawn)
     assert not any(type(update) is ChopsUpdate for update in drawn)
+
+
+def strip(*pieces: tuple[str, str]) -> Strip:
+    return Strip([Segment(text, Style.parse(style)) for text, style in pieces])
+
+
+class Row:
+    """A row of a terminal of 30 cells, and the bytes that the last change of it had."""
+
+    def __init__(self) -> None:
+        self._console = Console(color_system="256", force_terminal=True)
+        self._shown = ShownCells()
+        self._terminal = pyte.Screen(30, 1)
+        self._stream = pyte.Stream(self._terminal)
+        self.bytes = 0
+
+    def show(self, x: int, *pieces: tuple[str, str]) -> str:
+        data = self._shown.changes(x, 0, strip(*pieces), self._console)
+        self.bytes = len(data.encode())
+        self._stream.feed(data)
+        return self._terminal.display[0].rstrip()
+
+    def whole(self, *pieces: tuple[str, str]) -> None:
+        data = self._shown.whole_row(0, strip(*pieces), self._console)
+        self.bytes = len(data.encode())
+        self._stream.feed(data)
+
+    def colours(self) -> set[str]:
+        return {self._terminal.buffer[0][x].fg for x in range(30)}
+
+
+def test_only_cells_that_differ_are_sent() -> None:
+    row = Row()
+    row.whole(("a name" + " " * 24, "red"))
+    assert row.show(0, ("a name" + " " * 24, "red")) == "a name"
+    assert row.bytes == 0
+    assert row.show(0, ("a game" + " " * 24, "red")) == "a game"
+    assert 0 < row.bytes < 25
+    assert row.show(0, ("a", "red"), (" game" + " " * 24, "red")) == "a game"  # cut elsewhere, the same cells
+    assert row.bytes == 0
+    assert row.show(2, ("game", "blue")) == "a game"  # another colour alone
+    assert row.bytes > 0
+    assert len(row.colours()) == 2
+
+
+@pytest.mark.parametrize("text", ["日本語", "e\u0301t", "\U0001f468\u200d\U0001f469"])
+def test_a_row_with_characters_of_other_widths_is_sent_as_it_is(text: str) -> None:
+    row, plain = Row(), "." * 30
+    row.whole((plain, "red"))
+    row.show(0, (text, "red"), ("." * (30 - cell_len(text)), "red"))
+    whole = row.bytes
+    assert whole > 30
+    row.show(0, (plain, "red"))
+    assert row.bytes > 30  # what is left of them is not known
+
+
+def test_after_a_resize_everything_is_sent() -> None:
+    row = Row()
+    row.whole(("." * 30, "red"))
+    row.whole(("." * 30, "red"))
+    assert row.bytes == 0
+    row._shown.forget()
+    row.show(0, ("." * 30, "red"))
+    assert row.bytes > 30
+
+
+def test_a_held_key_is_painted_no_faster_than_a_slow_connection_carries_it() -> None:
+    pace, now, sent = HeldKeyPace(), 0.0, 0
+    for number in range(90):  # three seconds of a held key
+        now = number / 30
+        pace.key("j", now)
+        if not pace.rests(now):
+            pace.painted(1_500, now)
+            sent += 1_500
+    assert 40_000 < sent < 80_000
+    assert not pace.rests(now + 0.3)
+
+
+def test_single_keys_and_different_keys_are_painted_immediately() -> None:
+    pace = HeldKeyPace()
+    for number, key in enumerate("jkjkjkj"):
+        pace.key(key, number / 30)
+        pace.painted(20_000, number / 30)
+        assert not pace.rests(number / 30)
+    for number in range(6):
+        pace.key("j", 10 + number)
+        pace.painted(20_000, 10 + number)
+        assert not pace.rests(10 + number)

@@ -30,8 +30,8 @@ from ossconsole.tui.kit.dialogs import (
     TextScreen,
     TypedConfirmScreen,
 )
+from ossconsole.tui.kit.terminal_bytes import TerminalGuard
 from ossconsole.tui.kit.text import Line
-from ossconsole.tui.kit.textual_internals import TerminalGuard
 from ossconsole.tui.setup.profiles import ProfileForm
 from tests.foreign import FOREIGN, WORST, acting
 from tests.tui.conftest import AppMaker

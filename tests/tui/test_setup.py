@@ -129,12 +129,13 @@ async def test_an_instance_in_another_region_is_a_warning_with_its_reason(make_a
 
 
 @pytest.mark.parametrize(
-    ("left_s", "words"), [(5 * 3600, "expires in 5:00:00"), (90, "expires in 1:30"), (-1, "expired")]
+    ("left_s", "words"),
+    [(5 * 3600, "expires in 5:00:00"), (90, "expires in 1:30"), (-1, "expired"), (None, "expiry unknown")],
 )
-async def test_the_end_of_temporary_credentials_counts_down(make_app: AppMaker, left_s: int, words: str) -> None:
-    end = datetime.fromtimestamp(START + left_s, timezone.utc)
+async def test_the_end_of_temporary_credentials_counts_down(make_app: AppMaker, left_s: int | None, words: str) -> None:
+    end = None if left_s is None else datetime.fromtimestamp(START + left_s, timezone.utc)
     services = setup_services()
-    services.pair = Credentials("STS.abcdefgh", Secret(SECRET), expiration=end, source="ECS RAM role")
+    services.pair = Credentials("STS.abcdefgh", Secret(SECRET), Secret("token"), end, "ECS RAM role")
     app = make_app(services, "setup")
     async with app.run_test(size=SMALL) as pilot:
         await settle(pilot)

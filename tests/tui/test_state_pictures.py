@@ -65,7 +65,7 @@ STATES: dict[str, tuple[ConsoleState, tuple[str, ...]]] = {
             profile=SIMULATED,
             opened=True,
             stages=(
-                PreparationStage("sandbox", StageState.DONE, "http://0.0.1:9000, speeds are simulated"),
+                PreparationStage("sandbox", StageState.DONE, "http://127.0.0.1:9000, speeds are simulated"),
                 PreparationStage("sample pictures", StageState.ACTIVE, "400 of 850 drawn"),
                 PreparationStage("upload", StageState.WAITING),
             ),
@@ -92,7 +92,7 @@ def test_screen(snap_compare: Compare, make_app: AppMaker, state: str, mode: str
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_welcome(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int]) -> None:
     stages = (
-        PreparationStage("sandbox", StageState.DONE, "http://0.0.1:9000, speeds are simulated"),
+        PreparationStage("sandbox", StageState.DONE, "http://127.0.0.1:9000, speeds are simulated"),
         PreparationStage("sample images", StageState.ACTIVE, "425 of 850 drawn", 0.5),
         PreparationStage("upload", StageState.WAITING),
     )

@@ -311,6 +311,37 @@ async def test_a_frozen_backbone_needs_weights(make_app: AppMaker) -> None:
     assert [(each.freeze, each.weights) for each in services.started] == [("backbone", "imagenet")]
 
 
+async def test_a_gpu_is_selected_from_those_of_the_machine(make_app: AppMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")  # an index of NVML would name another GPU for CUDA
+    services = FakeServices(sample=sample([gpu(index, uuid=f"GPU-{index:04}") for index in range(3)]))
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        form = app.screen
+        assert isinstance(form, NewRunScreen)
+        control = form.query_one("#field-gpu", Select)
+        assert [value for _, value in control._options] == ["auto", "GPU-0002", "GPU-0000"]
+        assert "2 Tesla T4, 4.1/15 GiB in use" in str(control._options[1][0])
+        control.value = "GPU-0002"
+        form.query_one("#field-device", Select).value = "cpu"
+        await pilot.press("enter")
+        await settle(pilot)
+        assert app.focused is not None
+        assert app.focused.id == "field-gpu", "a GPU is of no use to a run on the CPU"
+        form.query_one("#field-device", Select).value = "auto"
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        services.run = None
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        assert app.screen.query_one("#field-gpu", Select).value == "auto"
+    assert [(each.gpu, each.device) for each in services.started] == [("GPU-0002", "auto")]
+
+
 async def test_keys_right_after_tab_go_into_the_next_field(make_app: AppMaker) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24)) as pilot:
@@ -433,6 +464,26 @@ async def test_a_finished_run_has_a_card_with_its_result_and_the_next_steps(
         assert app.screen.value("batch_size") == "64"
 
 
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_a_run_says_how_much_of_its_models_ceiling_it_reaches(make_app: AppMaker, size: tuple[int, int]) -> None:
+    script = Script()
+    ceiling = events.ModelCeiling(bench="t4-256", samples_per_s=302.0)
+    script.add(events.Devices(time=script.time, device="cuda", gpus=("GPU-1",), ceiling=ceiling))
+    script.state(RunState.RUNNING, 3).steps(30)
+    run = running(script)
+    app = make_app(FakeServices(run=run), now=script.time)
+    words = " % of what the model can do on this GPU (benchmark t4-256)"
+    async with app.run_test(size=size) as pilot:
+        await settle(pilot)
+        assert words in shown(app)
+        assert "the accelerated endpoint" in shown(app), "the advice stays"
+    ended = script.state(RunState.FINISHED).summary()
+    app = make_app(FakeServices(run=FakeRun(list(ended.events), state=RunState.FINISHED, alive=False)))
+    async with app.run_test(size=size) as pilot:
+        await settle(pilot)
+        assert f"model         50{words}" in shown(app)
+
+
 async def test_with_a_price_the_card_says_what_the_faster_endpoint_saves(make_app: AppMaker) -> None:
     script = decided().end_epoch().state(RunState.FINISHED).summary()
     services = FakeServices(run=FakeRun(list(script.events), state=RunState.FINISHED, alive=False))
@@ -471,6 +522,21 @@ async def test_no_run_is_configured_while_one_is_alive(make_app: AppMaker) -> No
         await settle(pilot)
         assert any("Press 0, then s" in notification.message for notification in app._notifications)
         assert not isinstance(app.screen, NewRunScreen)
+
+
+async def test_a_checkpoint_typed_into_the_form_gives_its_settings(make_app: AppMaker) -> None:
+    services = FakeServices(of_checkpoint={"image_size": 96, "seed": 7})
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        app.screen.query_one("#field-resume", Input).value = "latest"
+        await pilot.press("enter")
+        await settle(pilot)
+        assert [(run.image_size, run.seed, run.resume) for run in services.started] == [(96, 7, "latest")]
+        notices = [notice.message for notice in app._notifications]
+        assert "As in the checkpoint: image size 96, seed 7." in notices
 
 
 async def test_a_resumed_run_starts_with_the_settings_of_its_checkpoint(make_app: AppMaker) -> None:

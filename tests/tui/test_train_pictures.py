@@ -148,7 +148,7 @@ def test_idle(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int]) 
 @pytest.mark.parametrize("size", SIZES[:2], ids=size_id)
 def test_making_ready(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int]) -> None:
     stages = [
-        PreparationStage("sandbox", StageState.DONE, "http://0.0.1:9000, speeds are simulated"),
+        PreparationStage("sandbox", StageState.DONE, "http://127.0.0.1:9000, speeds are simulated"),
         PreparationStage("sample pictures", StageState.ACTIVE, "400 of 850 drawn"),
         PreparationStage("upload", StageState.WAITING),
     ]
@@ -202,8 +202,12 @@ def test_keys(snap_compare: Compare, make_app: AppMaker, keys: tuple[str, ...]) 
 
 
 @pytest.mark.parametrize("size", SIZES[:2], ids=size_id)
-def test_new_run(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int]) -> None:
-    assert snap_compare(make_app(FakeServices()), terminal_size=size, run_before=pressed("n"))
+def test_new_run(
+    snap_compare: Compare, make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    services = FakeServices(sample=sample([gpu(uuid="GPU-0000")]))
+    assert snap_compare(make_app(services), terminal_size=size, run_before=pressed("n"))
 
 
 def _record(number: int, script: Script, *, batch: int) -> None:

@@ -14,6 +14,7 @@ from textual.widgets import Input, Select
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.labels import LabelFiles
 from ossconsole.dataset.manifest import Unused
 from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
 from ossconsole.dataset.upload.plan import UploadPlan
@@ -131,6 +132,34 @@ async def test_the_selected_settings_are_used_and_remembered(make_app: AppMaker)
         await settle(pilot)
         assert again.screen.query_one("#source", Input).value == "/data/pictures"
         assert again.screen.query_one("#size", Select).value == "64"
+
+
+async def test_advanced_settings_are_checked_shown_and_used(make_app: AppMaker) -> None:
+    services = FakeServices(plan=PLAN)
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/data/pictures"
+        app.screen.set_focus(None)
+        await pilot.press("a")
+        await settle(pilot)
+        fields = {name: app.screen.query_one(f"#field-{name}", Input) for name in ("val_labels", "val_split", "names")}
+        for name, value in (("val_labels", "labels.json"), ("val_split", "1"), ("names", "klingon")):
+            fields[name].value = value
+        for name, value in (("val_split", "0.2"), ("names", "cp932")):
+            await pilot.press("ctrl+s")
+            await settle(pilot)
+            assert app.screen.focused is fields[name]  # refused
+            fields[name].value = value
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        assert "val labels labels.json, 0.2 held out, names in cp932" in shown(app)
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+    labels = LabelFiles(val_labels="labels.json")
+    assert services.planned == [
+        UploadSettings(source=Path("/data/pictures"), labels=labels, val_split=0.2, names="cp932")
+    ]
 
 
 @pytest.mark.parametrize(

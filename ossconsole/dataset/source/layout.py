@@ -175,8 +175,12 @@ class Layout:
         else:
             names = folder.names()
             holds = f" It holds {first_names(names, len(names))}." if names else " It is empty."
+            problem = f"{folder.path} has no folder of images: neither train/ nor val/ nor class folders.{holds}"
+            below = [found for name in names if name.endswith("/") for found in folder.names(name)]
+            if any(name.lower().endswith(_PARQUET) for name in (*names, *below)):
+                raise ConsoleError(f"{problem} Parquet files are not read.", remedy=_PARQUET_REMEDY)
             raise ConsoleError(
-                f"{folder.path} has no folder of images: neither train/ nor val/ nor class folders.{holds}",
+                problem,
                 remedy="Put the images into train/<class>/ and val/<class>/ there, or enter a .csv of path and label.",
             )
 
@@ -312,6 +316,8 @@ def _has_flat_val(tree: Tree, arrangement: Arrangement) -> bool:
 
 
 _ARCHIVES = (TarSource, ZipSource, ArchivesSource)
+_PARQUET = ".parquet"
+_PARQUET_REMEDY = "Write the images in them as files into train/<class>/, and enter that folder."
 _IN_TRAIN = "directly in train/, not in a class folder"
 _NO_LABELS = (
     f"not in a class folder, and the source has no {VAL_LABELS_NAME} in or beside it: name a file of labels with "

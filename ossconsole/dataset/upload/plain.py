@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import fastcrc
@@ -17,7 +17,10 @@ from ossconsole.config.text import safe_text
 from ossconsole.dataset.manifest import Unused, UnusedCounter, key_problem, object_key
 from ossconsole.dataset.source.files import not_a_file
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.jobs.actions import Delete
+from ossconsole.storage.jobs.download import Download, Existing
 from ossconsole.storage.jobs.job import DEFAULT_THREADS, Job
+from ossconsole.storage.jobs.sync import DeleteFiles, Direction, SyncDifference, SyncEntry, SyncPlan
 from ossconsole.storage.jobs.threads import BandwidthCap
 from ossconsole.storage.multipart import PART_SIZE, ResumableUpload, file_crc64
 
@@ -36,6 +39,7 @@ class PlainUpload(Job):
     Objects with the same content are skipped, others are replaced. A large file continues where an earlier upload of it
     stopped. Symbolic links to folders are not followed; they and all entries that are not regular files are counted in
     `unused`. A symbolic link without a target is a failure. `bandwidth` caps the bytes per second; None for no cap.
+    With `entries` of a comparison only these files are sent, and a new one fails where its object has come to exist.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class PlainUpload(Job):
         threads: int = DEFAULT_THREADS,
         part_size: int = PART_SIZE,
         bandwidth: float | None = None,
+        entries: Sequence[SyncEntry] | None = None,
     ) -> None:
         """Raises SettingsError when `source` is not a file or folder."""
         super().__init__(f"Upload of {safe_text(str(source))}", threads=threads)
@@ -60,6 +65,8 @@ class PlainUpload(Job):
         self._prefix = prefix.strip("/")
         self._part_size = part_size
         self._cap = BandwidthCap(bandwidth, self.gate)
+        self._entries = entries
+        self._must_be_new = {entry.key for entry in entries or () if entry.difference is SyncDifference.NEW}
         self._existing: dict[str, tuple[int, str]] = {}
         self._open: set[ResumableUpload] = set()
         self._unused = UnusedCounter()
@@ -72,8 +79,9 @@ class PlainUpload(Job):
 
     def work(self) -> None:
         """Lists the prefix, then sends what differs. Raises Cancelled, ConsoleError, OSError."""
-        below = object_key(self._prefix, "")
-        self._existing = {found.key: (found.size, found.etag.strip('"')) for found in self._store.list_all(below)}
+        if self._entries is None:
+            below = object_key(self._prefix, "")
+            self._existing = {found.key: (found.size, found.etag.strip('"')) for found in self._store.list_all(below)}
         try:
             self.pool(self._tasks(), lambda task: task())
         finally:
@@ -92,6 +100,9 @@ class PlainUpload(Job):
                 yield lambda file=file: self.attempt(file, self._small)  # type: ignore[misc]
 
     def _files(self) -> Iterator[PlainFile]:
+        if self._entries is not None:
+            yield from (PlainFile(entry.path, entry.key, entry.size) for entry in self._entries)
+            return
         if self._source.is_file():
             yield PlainFile(self._source, object_key(self._prefix, self._source.name), self._source.stat().st_size)
             return
@@ -130,6 +141,7 @@ class PlainUpload(Job):
         if self._is_there(file.key, data):
             self.tracker.complete(file.key, file.size, skipped=True)
             return
+        self._check_new(file.key)
         self._cap.acquire(file.size)
         self._store.put(file.key, data)
         self.tracker.complete(file.key, file.size)
@@ -143,12 +155,20 @@ class PlainUpload(Job):
             return True
         return self._store.head(key).crc64 == fastcrc.crc64.xz(data)
 
+    def _check_new(self, key: str) -> None:
+        """Raises ConsoleError where an object exists that the comparison did not find."""
+        if key in self._must_be_new and self._store.exists(key):
+            raise ConsoleError(
+                f"{safe_text(self._store.uri(key))} exists by now and was not replaced.", remedy="Compare again."
+            )
+
     def _begin(self, file: PlainFile) -> list[ResumableUpload]:
         """The upload whose parts are to be sent; none when the bucket has the file already."""
         size, _ = self._existing.get(file.key, (-1, ""))
         if size == file.size and self._store.head(file.key).crc64 == file_crc64(file.path):
             self.tracker.complete(file.key, file.size, skipped=True)
             return []
+        self._check_new(file.key)
         upload = ResumableUpload(self._store, file.path, file.key, self._part_size)
         with self._lock:
             self._open.add(upload)
@@ -165,3 +185,23 @@ class PlainUpload(Job):
         finally:
             upload.close()
         self.tracker.complete(file.key, 0)  # its bytes were counted part by part
+
+
+def transfer_jobs(store: ObjectStore, plan: SyncPlan, *, replace: bool, delete: bool) -> list[Job]:
+    """The jobs that do what the plan says, to run one after the other, each only after the success of the one before.
+
+    New files are copied; changed ones only with `replace`. With `delete`, what the source does not have is deleted.
+    """
+    new, extra = plan.of(SyncDifference.NEW), plan.of(SyncDifference.EXTRA) if delete else []
+    changed = plan.of(SyncDifference.CHANGED) if replace else []
+    jobs: list[Job] = []
+    if plan.direction is Direction.UPLOAD:
+        if new or changed:
+            jobs.append(PlainUpload(store, plan.folder, plan.prefix, entries=[*new, *changed]))
+        if extra:
+            jobs.append(Delete(store, [entry.object for entry in extra if entry.object is not None]))
+        return jobs
+    for entries, existing in ((new, Existing.KEEP), (changed, Existing.REPLACE)):
+        if objects := [entry.object for entry in entries if entry.object is not None]:
+            jobs.append(Download(store, objects, plan.prefix, plan.folder, existing=existing))
+    return [*jobs, DeleteFiles(plan.folder, extra)] if extra else jobs

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from PIL import Image
@@ -15,10 +16,7 @@ from ossconsole.dataset.crop import EVAL_MARGIN, crop_box
 from ossconsole.dataset.decode import (
     EncodedImage,
     UnreadableImageError,
-    decode_jpeg,
     image_problem,
-    open_pillow,
-    upright_rgb,
 )
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat, encode
 from ossconsole.dataset.manifest import MAX_IMAGE_SIDE, MAX_SIDE, TRAIN
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PREPARATION_VERSION = 3
+PREPARATION_VERSION = 4
 """Increased when the same config gives other bytes than before; part of the digest in journals."""
 
 MIN_SIZE = 8  # pixels
@@ -173,10 +171,22 @@ def _resize(pixels: NDArray[np.uint8], target: tuple[int, int]) -> NDArray[np.ui
     if max(ratios) >= 2:
         return np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.BILINEAR))
     if max(ratios) > 1:
-        sides = [max(0.0, (ratio**2 - 1) / 12) for ratio in ratios]
-        across, down = (np.array([side, 1 - 2 * side, side], np.float32) for side in sides)
-        pixels = np.asarray(cv2.sepFilter2D(pixels, -1, across, down, borderType=cv2.BORDER_REPLICATE), np.uint8)
+        across, down = map(_blur_sigma, ratios)
+        blurred = cv2.GaussianBlur(pixels, (3, 3), across, sigmaY=down, borderType=cv2.BORDER_REPLICATE)
+        pixels = np.asarray(blurred, np.uint8)
     return np.asarray(cv2.resize(pixels, target, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _blur_sigma(ratio: float) -> float:
+    """The sigma for which OpenCV's Gaussian of three pixels has the variance (ratio² - 1) / 6."""
+    side = (ratio**2 - 1) / 12  # the weight of each neighbour, below 1/4
+    if side < _LEAST_WEIGHT:
+        return _NO_BLUR
+    return math.sqrt(-0.5 / math.log(side / (1 - 2 * side)))  # neighbours weigh exp(-0.5 / sigma²) of the centre
+
+
+_LEAST_WEIGHT = 1e-3  # a quarter of a level of 255
+_NO_BLUR = 1e-3  # 0 would let OpenCV select one
 
 
 def _jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
@@ -198,32 +208,70 @@ def _image(data: bytes, _key: str, train: bool, config: PreprocessConfig) -> Pre
     size = config.size
     image = EncodedImage(data)
     if config.keep_ratio:
-        resized = _resized(image, size)
+        target = _scaled(image.width, image.height, size)
+        pixels = _resize(image.pixels(*target), target)
     else:
-        resized = _resized(image, size if train else _eval_short_side(size), crop=True)
-        height, width = resized.shape[:2]
-        left, top = round((width - size) / 2), round((height - size) / 2)
-        resized = resized[top : top + size, left : left + size]
-    return Prepared(resized.shape[0], resized.shape[1], b"".join(band.tobytes() for band in cv2.split(resized)))
+        pixels = _square(image, size if train else _eval_short_side(size), size)
+    return Prepared(pixels.shape[0], pixels.shape[1], b"".join(band.tobytes() for band in cv2.split(pixels)))
 
 
 _MAX_CROPPED_RATIO = 4
 
 
-def _resized(image: EncodedImage, short: int, *, crop: bool = False) -> NDArray[np.uint8]:
-    """The image with the short side at `short`; with `crop`, only the middle of a very long one."""
+def _square(image: EncodedImage, short: int, size: int) -> NDArray[np.uint8]:
+    """The middle `size` x `size` pixels of the image with the short side at `short`."""
     width, height = image.width, image.height
     limit = min(width, height) * _MAX_CROPPED_RATIO
-    if not crop or max(width, height) <= limit:
+    if max(width, height) <= limit:
         target = _scaled(width, height, short)
-        return _resize(image.pixels(*target), target)
-    least = _scaled(min(width, limit), min(height, limit), short)
+        return _middle(image.pixels(*target), target, size)
+    least = _scaled(min(width, limit), min(height, limit), short)  # a very long image: only its middle
     pixels = image.pixels(*least)
     height, width = pixels.shape[:2]
     limit = min(width, height) * _MAX_CROPPED_RATIO
     left, top = (max(0, (side - limit) // 2) for side in (width, height))
     pixels = pixels[top : top + limit, left : left + limit]
-    return _resize(pixels, _scaled(pixels.shape[1], pixels.shape[0], short))
+    return _middle(pixels, _scaled(pixels.shape[1], pixels.shape[0], short), size)
+
+
+def _middle(pixels: NDArray[np.uint8], target: tuple[int, int], size: int) -> NDArray[np.uint8]:
+    """The middle `size` x `size` pixels at the width and height `target`; only what they need is resized."""
+    across, down = (_span(have, wanted, size) for have, wanted in zip(pixels.shape[1::-1], target, strict=True))
+    part = pixels[down.begin : down.end, across.begin : across.end]
+    resized = _resize(part, (across.wanted, down.wanted))
+    return resized[down.skipped : down.skipped + size, across.skipped : across.skipped + size]
+
+
+class _CropSpan(NamedTuple):
+    """The pixels `begin` to `end` of a side, which become `wanted` pixels; the first `skipped` are cut off."""
+
+    begin: int
+    end: int
+    wanted: int
+    skipped: int
+
+
+_SLACK = 8  # pixels
+
+
+@functools.lru_cache(maxsize=1024)  # most photographs of a dataset have a few sizes
+def _span(have: int, wanted: int, size: int) -> _CropSpan:
+    """A span of a side of `have` pixels, resized to `wanted`, that holds its middle `size` pixels.
+
+    Its ends are where a pixel of the resized side begins as close as possible to one of the side.
+    """
+    first = round((wanted - size) / 2)
+    ratio = have / wanted
+    if ratio <= 1 or wanted == size:
+        return _CropSpan(0, have, wanted, first)
+
+    def off(place: int) -> float:
+        return abs(place * ratio - round(place * ratio))
+
+    # A pixel more than needed: the blur and the interpolation look at the neighbours.
+    left = min(range(max(0, first - _SLACK), max(0, first - 1) + 1), key=off)
+    right = min(range(min(wanted, first + size + 1), min(wanted, first + size + _SLACK) + 1), key=off)
+    return _CropSpan(round(left * ratio), round(right * ratio), right - left, first - left)
 
 
 def _scaled(width: int, height: int, short: int) -> tuple[int, int]:
@@ -240,20 +288,19 @@ def _scaled(width: int, height: int, short: int) -> tuple[int, int]:
 def _tensor(data: bytes, key: str, train: bool, config: PreprocessConfig) -> Prepared:
     import numpy as np
 
-    image = open_pillow(data)
-    if image.format == "JPEG":
-        decode_jpeg(data, image.size, 1)  # at an eighth: only to find out whether the data are complete
-    image = upright_rgb(image)
+    encoded = EncodedImage(data)
+    pixels = encoded.pixels(encoded.width, encoded.height)
     size = config.size
     if train:
         rng = random.Random(hashlib.sha256(f"{config.seed}/{key}".encode()).digest())  # noqa: S311  no secret
-        left, top, width, height = crop_box(image.width, image.height, rng)
-        image = image.crop((left, top, left + width, top + height))
+        left, top, width, height = crop_box(encoded.width, encoded.height, rng)
+        image = Image.fromarray(pixels[top : top + height, left : left + width])
         image = image.resize((size, size), Image.Resampling.BILINEAR)
         if rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     else:
         short = _eval_short_side(size)
+        image = Image.fromarray(pixels)
         if min(image.size) != short:
             image = image.resize(_scaled(image.width, image.height, short), Image.Resampling.BILINEAR)
         left, top = round((image.width - size) / 2), round((image.height - size) / 2)
@@ -266,12 +313,12 @@ _MAKERS = {SampleFormat.IMAGE_JPEG: _encoded, SampleFormat.IMAGE_U8: _image, Sam
 
 def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(height, width, 3) uint8 as (3, height, width) float32: ToTensor and Normalize, value by value from a table."""
+    import cv2
     import numpy as np
 
-    table = _levels()
     out = np.empty((CHANNELS, *pixels.shape[:2]), dtype=np.float32)
-    for channel in range(CHANNELS):
-        np.take(table[channel], pixels[:, :, channel], out=out[channel], mode="clip")
+    for plane, levels, normalised in zip(cv2.split(pixels), _levels(), out, strict=True):
+        cv2.LUT(plane, levels, normalised)
     return out
 
 

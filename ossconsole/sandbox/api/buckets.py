@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from xml.etree.ElementTree import Element
 
 import msgspec
 
@@ -23,7 +24,7 @@ from ossconsole.sandbox.api.writes import STORAGE_CLASSES, content_md5
 from ossconsole.sandbox.keys import Permission
 from ossconsole.sandbox.records import Bucket, check_bucket, check_key
 from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
-from ossconsole.sandbox.request import child_text, children, parse_xml
+from ossconsole.sandbox.request import child_text, children, escape_for_xml, parse_xml, unescape
 
 BUCKET_ACLS = ("private", "public-read", "public-read-write")
 
@@ -150,16 +151,17 @@ async def list_objects(call: Call) -> Reply:
 async def delete_objects(call: Call) -> Reply:
     """DeleteMultipleObjects: up to 1,000 keys, each with a VersionId or without.
 
-    Raises InvalidDigest, MalformedXML, AccessDenied, FileImmutable, and InvalidArgument for an unknown version.
+    Raises MissingArgument without Content-MD5 (0016-00000606), InvalidDigest, MalformedXML, AccessDenied,
+    FileImmutable, and InvalidArgument for an unknown or an empty version (0016-00000612; its code is UNVERIFIED).
     """
     body = await call.xml_body()
-    given = call.headers.get("content-md5")
-    if given is not None and content_md5(given) != hashlib.md5(body, usedforsecurity=False).digest():
+    if "content-md5" not in call.headers:
+        raise OssError("MissingArgument", ec="0016-00000606")
+    given = call.headers["content-md5"]
+    if content_md5(given) != hashlib.md5(body, usedforsecurity=False).digest():
         raise OssError("InvalidDigest", fields={"Content-MD5": given})
-    root = parse_xml(body, "Delete")
-    wanted = [(child_text(node, "Key"), child_text(node, "VersionId", "")) for node in children(root, "Object")]
-    if not 0 < len(wanted) <= listing.MAX_KEYS:
-        raise OssError("MalformedXML", f"Delete accepts 1 to {listing.MAX_KEYS} objects.")
+    root = parse_xml(escape_for_xml(body), "Delete")
+    wanted = _named_objects(root)
     for key, _ in wanted:
         check_key(key)
         if call.key is not None and not call.key.allows(Permission.DELETE, key):
@@ -181,6 +183,16 @@ async def delete_objects(call: Call) -> Reply:
             about += xml.elements(DeleteMarker=True, DeleteMarkerVersionId=version_id)
         deleted.append(xml.parent("Deleted", about))
     return xml_reply(xml.document("DeleteResult", [*encoding, *deleted]))
+
+
+def _named_objects(root: Element) -> list[tuple[str, str]]:
+    """Key and version id ("" without one) of each object of a DeleteMultipleObjects."""
+    nodes = list(children(root, "Object"))
+    if not 0 < len(nodes) <= listing.MAX_KEYS:
+        raise OssError("MalformedXML", f"Delete accepts 1 to {listing.MAX_KEYS} objects.")
+    if any(not version.text for node in nodes for version in children(node, "VersionId")):
+        raise invalid_argument("The version id is empty.", "VersionId", ec="0016-00000612")
+    return [(unescape(child_text(node, "Key")), child_text(node, "VersionId", "")) for node in nodes]
 
 
 def _on_accelerator(call: Call) -> Bucket:

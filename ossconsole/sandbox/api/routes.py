@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ossconsole.sandbox.api import buckets, multipart, objects, restores, rules, writes
 from ossconsole.sandbox.api.call import Call, Reply
 from ossconsole.sandbox.keys import Permission
-from ossconsole.sandbox.replies import OssError
+from ossconsole.sandbox.replies import OssError, invalid_argument
 from ossconsole.sandbox.request import IncomingRequest, Resource
 
 
@@ -68,6 +68,8 @@ _OBJECT: _Table = {
     ("POST", "restore"): Operation("RestoreObject", Permission.WRITE, restores.restore),
     ("PUT", "symlink"): Operation("PutSymlink", Permission.WRITE, writes.put_symlink),
     ("GET", "symlink"): Operation("GetSymlink", Permission.READ, objects.get_symlink),
+    # oss2 leaves the parameter in a dictionary of its caller: its own tests then delete with it.
+    ("DELETE", "symlink"): Operation("DeleteObject", Permission.DELETE, objects.delete),
     ("POST", "uploads"): Operation("InitiateMultipartUpload", Permission.WRITE, multipart.begin),
     ("PUT", "uploadId"): Operation("UploadPart", Permission.WRITE, multipart.put_part),
     ("POST", "uploadId"): Operation("CompleteMultipartUpload", Permission.WRITE, multipart.complete),
@@ -80,15 +82,24 @@ _COPY_PART = Operation("UploadPartCopy", Permission.WRITE, multipart.copy_part)
 # Sub-resources and parameters of the service that change the operation; those without a row above are not implemented,
 # and must not be mistaken for the plain request (`GET /?policy` is not a listing).
 _SUB_RESOURCE_NAMES = """
-    accessPoint accessPointPolicy acl append asyncFetch bucketArchiveDirectRead bucketInfo callback cleanRestoredObject
-    cname comp cors dataAccelerator delete encryption httpsConfig inventory lifecycle link live location logging
-    metaQuery objectInfo objectMeta policy publicAccessBlock qosInfo redundancyTransition referer regionList
-    replication replicationLocation replicationProgress requestPayment requesterQosInfo resourceGroup resourcePool
-    restore rtc select sequential stat style styleName symlink tagging transferAcceleration uploadId uploads versioning
-    versions vod website wormId worm x-oss-async-process x-oss-batchGet x-oss-process x-oss-traffic-limit
+    accessPoint accessPointPolicy accessmonitor acl append asyncFetch bucketArchiveDirectRead bucketInfo callback
+    cleanRestoredObject cloudboxes cname comp cors dataAccelerator dataPipeline delete encryption httpsConfig inventory
+    legalHold lifecycle link live location logging metaQuery metadataConfiguration metadataInventoryTable
+    metadataJournalTable objectInfo objectMeta objectWorm overwriteConfig policy policyStatus publicAccessBlock qosInfo
+    quota redundancyTransition referer regionList regions replication replicationLocation replicationProgress
+    requestPayment requesterQosInfo resourceGroup resourcePool restore retention rtc seal select sequential stat style
+    styleName symlink tagging transferAcceleration uploadId uploads userDefinedLogFieldsConfig versioning versions vod
+    website wormId worm x-oss-async-process x-oss-batchGet x-oss-process x-oss-traffic-limit
     x-oss-write-get-object-response
 """
 _SUB_RESOURCES = _SUB_RESOURCE_NAMES.split()
+# Parameters of the operations above, which clients send with an empty value too.
+_MAY_BE_EMPTY_NAMES = """
+    continuation-token delimiter encoding-type fetch-owner key-marker list-type marker max-keys max-parts max-uploads
+    part-number-marker partNumber position prefix security-token start-after tag-key tag-value upload-id-marker verbose
+    version-id-marker versionId wormExtend x-oss-datalake-cache-available-zone
+"""
+_MAY_BE_EMPTY = frozenset([*_SUB_RESOURCES, *_MAY_BE_EMPTY_NAMES.split()])
 _OF_VERSIONS_NAMES = """
     GetObject HeadObject GetObjectMeta DeleteObject GetObjectAcl PutObjectAcl GetObjectTagging PutObjectTagging
     DeleteObjectTagging RestoreObject GetSymlink UploadPartCopy
@@ -111,6 +122,10 @@ def find(incoming: IncomingRequest, target: Resource) -> Operation:
     subs = [name for name in _SUB_RESOURCES if name in incoming.query] if incoming.query else []
     sub = subs[0] if subs else ""
     operation = table.get((incoming.method, sub))
+    # A name without a value is a sub-resource: one that is newer than the list above is not implemented either.
+    unknown = [name for name, value in incoming.query.items() if not value and name not in _MAY_BE_EMPTY]
+    if unknown and not unknown[0].startswith("response-"):
+        raise OssError("NotImplemented", fields={"Header": unknown[0]})
     if operation is None:
         if sub:
             raise OssError("NotImplemented", fields={"Header": sub})
@@ -120,8 +135,11 @@ def find(incoming: IncomingRequest, target: Resource) -> Operation:
         raise OssError("NotImplemented", fields={"Header": subs[1]})
     if incoming.method == "PUT" and "x-oss-copy-source" in incoming.headers:
         operation = {"PutObject": _COPY_OBJECT, "UploadPart": _COPY_PART}.get(operation.name, operation)
-    if "versionId" in incoming.query and operation.name not in _OF_VERSIONS:
-        raise OssError("NotImplemented", fields={"Header": "versionId"})
+    if "versionId" in incoming.query:
+        if operation.name not in _OF_VERSIONS:
+            raise OssError("NotImplemented", fields={"Header": "versionId"})
+        if not incoming.query["versionId"]:
+            raise invalid_argument("The version id is empty.", "versionId")
     return operation
 
 

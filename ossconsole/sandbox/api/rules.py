@@ -6,6 +6,8 @@ Encryption is simulated: objects get its headers, and ETags that are no MD5s und
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from itertools import islice
 
 import msgspec
 
@@ -28,8 +30,14 @@ async def get_versioning(call: Call) -> Reply:
 
 
 async def put_versioning(call: Call) -> Reply:
-    """PutBucketVersioning. Raises MalformedXML, and InvalidArgument for a bucket with a retention policy."""
+    """PutBucketVersioning.
+
+    Raises MalformedXML, and InvalidArgument for a bucket with a retention policy (0012-00000006; the code is
+    UNVERIFIED).
+    """
     call.store.bucket(call.bucket)
+    if call.store.retention(call.bucket) is not None:
+        raise invalid_argument("The bucket has a retention policy.", ec="0012-00000006")
     wanted = child_text(parse_xml(await call.xml_body(), "VersioningConfiguration"), "Status")
     if wanted not in {"Enabled", "Suspended"}:
         raise OssError("MalformedXML", "Status must be Enabled or Suspended.")
@@ -41,33 +49,60 @@ async def put_versioning(call: Call) -> Reply:
 
 
 async def list_versions(call: Call) -> Reply:
-    """ListObjectVersions (GetBucketVersions), without `delimiter`. Without versioning the id is `null`."""
+    """ListObjectVersions (GetBucketVersions). Without versioning the id is `null`.
+
+    A page that ends with a common prefix is continued after it, without a version id (UNVERIFIED).
+    """
     call.store.bucket(call.bucket)
     query = call.query
-    if query.get("delimiter"):
-        raise OssError("NotImplemented", "The sandbox lists versions without a delimiter only.")
     (encode, encoding), limit = listing.encoding(query), listing.max_keys(query)
-    prefix, key_marker, id_marker = (listing.name_of(query, n) for n in ("prefix", "key-marker", "version-id-marker"))
-    index = call.store.index
-    if index.versions.kept(call.bucket):
-        found = index.versions.list(
-            call.bucket, prefix=prefix, key_marker=key_marker, id_marker=id_marker, limit=limit + 1
-        )
-    else:
-        source = call.service.source(call.bucket)
-        objects = listing.list_page(source, prefix=prefix, delimiter="", after=key_marker, limit=limit + 1).objects
-        found = [index.versions.unversioned(stored) for stored in objects]
+    names = ("prefix", "delimiter", "key-marker", "version-id-marker")
+    prefix, delimiter, key_marker, id_marker = (listing.name_of(query, name) for name in names)
+    entries = _entries(call, prefix, delimiter, key_marker, id_marker, limit + 1)
+    found = list(islice(entries, limit + 1))
     page, more = found[:limit], len(found) > limit
     fields = [
         *xml.elements(Name=call.bucket, Prefix=encode(prefix), KeyMarker=encode(key_marker)),
-        *xml.elements(VersionIdMarker=id_marker, MaxKeys=limit, Delimiter=""),
+        *xml.elements(VersionIdMarker=id_marker, MaxKeys=limit, Delimiter=encode(delimiter)),
         *encoding,
         *xml.elements(IsTruncated=more),
     ]
     if more:
-        fields += xml.elements(NextKeyMarker=encode(page[-1].key), NextVersionIdMarker=page[-1].id)
-    fields += [_described(call, version, encode(version.key)) for version in page]
+        key, version_id = (page[-1], "") if isinstance(page[-1], str) else (page[-1].key, page[-1].id)
+        fields += xml.elements(NextKeyMarker=encode(key), NextVersionIdMarker=version_id)
+    fields += [_described(call, version, encode(version.key)) for version in page if not isinstance(version, str)]
+    prefixes = [xml.elements(Prefix=encode(entry)) for entry in page if isinstance(entry, str)]
+    fields += [xml.parent("CommonPrefixes", entry) for entry in prefixes]
     return xml_reply(xml.document("ListVersionsResult", fields))
+
+
+def _entries(  # noqa: PLR0917
+    call: Call, prefix: str, delimiter: str, key_marker: str, id_marker: str, batch: int
+) -> Iterator[Version | str]:
+    """The versions after the markers in their order, and in their place the common prefixes of those with one."""
+    versions, start = call.store.index.versions, prefix.encode()
+    if not versions.kept(call.bucket):
+        source = call.service.source(call.bucket)
+        page = listing.list_page(source, prefix=prefix, delimiter=delimiter, after=key_marker, limit=batch)
+        entries: list[Version | str] = [*map(versions.unversioned, page.objects), *page.prefixes]
+        yield from sorted(entries, key=lambda entry: entry if isinstance(entry, str) else entry.key)
+        return
+    if delimiter and not id_marker and listing.common_prefix(key_marker, prefix, delimiter) == key_marker:
+        start = listing.after_all(key_marker.encode())
+    while True:
+        found = versions.list(
+            call.bucket, prefix=prefix, start=start, key_marker=key_marker, id_marker=id_marker, limit=batch
+        )
+        group = ""
+        for version in found:
+            if group and version.key.startswith(group):
+                continue
+            group = listing.common_prefix(version.key, prefix, delimiter)
+            yield group or version
+        if len(found) < batch:
+            return
+        key_marker, id_marker = found[-1].key, found[-1].id
+        start = listing.after_all(group.encode()) if group else start
 
 
 def _described(call: Call, version: Version, key: str) -> str:
@@ -106,8 +141,14 @@ def _set_retention(call: Call, retention: Retention | None) -> None:
 
 
 async def begin_worm(call: Call) -> Reply:
-    """InitiateBucketWorm: protects the bucket's objects from now on; an unlocked policy can be aborted."""
+    """InitiateBucketWorm: protects the bucket's objects from now on; an unlocked policy can be aborted.
+
+    Raises InvalidArgument (the code is UNVERIFIED) with versioning: "you cannot configure a retention policy if
+    versioning is enabled" (0027-00000003). The user guide refuses it where versioning is suspended only.
+    """
     call.store.bucket(call.bucket)
+    if call.store.index.versions.kept(call.bucket):
+        raise invalid_argument("The bucket has versioning.", ec="0027-00000003")
     days = _days(child_text(parse_xml(await call.xml_body(), "InitiateWormConfiguration"), "RetentionPeriodInDays"))
     before = call.store.retention(call.bucket)
     if before is not None and before.locked:

@@ -20,6 +20,7 @@ from ossconsole.sandbox.request import COPY_PREFIX, check_preconditions, parse_c
 
 STORAGE_CLASSES = ("Standard", "IA", "Archive", "ColdArchive", "DeepColdArchive")
 _MAX_PUT_BYTES = 5 << 30
+_MAX_CONVERTED_BYTES = 1 << 30
 _MAX_META_BYTES = 8 << 10
 _KEPT = frozenset(
     {"cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "expires"}
@@ -132,14 +133,16 @@ async def copy(call: Call) -> Reply:
 
     "If the source and the target are the same, the value of x-oss-metadata-directive is ignored and the metadata of the
     request are used" (without versioning); by oss2's tests a request without metadata leaves them as they are. An
-    appendable object cannot be copied; the error's code is not documented.
+    appendable object cannot be copied. The codes of this error and of an object that is too large are not documented.
     """
     source, attributes = copy_source(call), attributes_of(call)
     if source.type == "Appendable":
         raise OssError("OperationNotSupported", "Appendable objects cannot be copied.")
-    if source.size > _MAX_PUT_BYTES:
-        raise OssError("EntityTooLarge", fields={"MaxSizeAllowed": str(_MAX_PUT_BYTES)})
-    onto_itself = parse_copy_source(call.headers["x-oss-copy-source"])[0] == call.target
+    origin = parse_copy_source(call.headers["x-oss-copy-source"])[0]
+    limit = copy_limit(source.attributes, attributes, same_bucket=origin.bucket == call.bucket)
+    if limit is not None and source.size > limit:
+        raise OssError("EntityTooLarge", fields={"MaxSizeAllowed": str(limit)})
+    onto_itself = origin == call.target
     replaces = onto_itself and bool(attributes.headers) and not call.store.index.versions.kept(call.bucket)
     attributes = msgspec.structs.replace(attributes, symlink=source.attributes.symlink)
     if call.headers.get("x-oss-metadata-directive", "COPY").upper() != "REPLACE" and not replaces:
@@ -154,6 +157,18 @@ async def copy(call: Call) -> Reply:
     reply.headers |= {"ETag": f'"{stored.etag}"', "x-oss-hash-crc64ecma": str(stored.crc64)}
     reply.headers |= attributes.encryption | version_headers(call)
     return reply
+
+
+def copy_limit(source: Attributes, target: Attributes, *, same_bucket: bool) -> int | None:
+    """The largest object in bytes that CopyObject copies, None for no limit.
+
+    "If the buckets are the same, and you do not change the encryption method or storage class, the object can be larger
+    than 5 GB. If they are different, it cannot be larger than 5 GB." For a change the page of UploadPartCopy is
+    followed: it "must be used to copy a file larger than 1 GB".
+    """
+    if (source.encryption, source.storage_class) != (target.encryption, target.storage_class):
+        return _MAX_CONVERTED_BYTES
+    return None if same_bucket else _MAX_PUT_BYTES
 
 
 async def append(call: Call) -> Reply:

@@ -11,7 +11,7 @@ import msgspec
 
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.text import counted, safe_text
-from ossconsole.storage.copying import copy_object, object_acl
+from ossconsole.storage.copying import copy_object, encryption_of, object_acl
 from ossconsole.storage.errors import ALREADY_EXISTS, StorageError
 from ossconsole.storage.jobs.job import Job
 from ossconsole.storage.objects import ARCHIVED, SYMLINK, ObjectInfo, ObjectSummary
@@ -138,8 +138,8 @@ class Copy(Job):
     """Copies objects, and everything below prefixes, inside the bucket, on the server; `move` deletes the sources.
 
     The beginning `base` of each key becomes `target`. An existing object stays, and the copy onto it fails, unless
-    `replace`. A copy keeps the source's metadata, headers, tags, storage class and ACL. A source is deleted only after
-    its copy's CRC64 was compared with its own.
+    `replace`. A copy keeps the source's metadata, headers, tags, storage class and ACL, a moved object its encryption
+    too. A source is deleted only after its copy's CRC64 was compared with its own.
     """
 
     def __init__(
@@ -184,7 +184,8 @@ class Copy(Job):
             acl = self._acl(found.key)
             copy_object(self._store, found, target, acl=acl, replace=self._replace, progress=progress)
             if self._move:
-                self._delete_source(found, target)
+                self._check_copy(found, target, acl)
+                self._store.delete(found.key)
         except StorageError as error:
             self.fail(found.key, error, found.size)
         else:
@@ -216,19 +217,28 @@ class Copy(Job):
             self.note = "the objects' own ACLs cannot be read: the copies have the bucket's"
             return "default"
 
-    def _delete_source(self, found: ObjectSummary, target: str) -> None:
-        same: object
+    def _check_copy(self, found: ObjectSummary, target: str, acl: str) -> None:
+        """Raises StorageError where the copy is not the same, or cannot be encrypted as the source is."""
         if found.type == SYMLINK:  # its target may have been moved before it
             same = link_target(self._store, found.key) == link_target(self._store, target)
-        else:
-            source, copied = self._store.head(found.key), self._store.head(target)
-            same = (source.size, source.crc64) == (copied.size, copied.crc64)
+            self._keep_unless(same, found, target, "differs from")
+            return
+        source, copied = self._store.head(found.key), self._store.head(target)
+        encryption = encryption_of(source)
+        if encryption and encryption != encryption_of(copied):
+            # The bucket's default has changed since, or another key was named. A request that names the encryption may
+            # need rights on the key: only these do.
+            copy_object(self._store, found, target, acl=acl, replace=True, encryption=encryption)
+            copied = self._store.head(target)
+            self._keep_unless(encryption == encryption_of(copied), found, target, "is not encrypted as")
+        self._keep_unless((source.size, source.crc64) == (copied.size, copied.crc64), found, target, "differs from")
+
+    @staticmethod
+    def _keep_unless(same: bool, found: ObjectSummary, target: str, how: str) -> None:
         if not same:
             raise StorageError(
-                f"{safe_text(target)} differs from {safe_text(found.key)}, so the original was kept.",
-                remedy="Try again.",
+                f"{safe_text(target)} {how} {safe_text(found.key)}, so the original was kept.", remedy="Try again."
             )
-        self._store.delete(found.key)
 
 
 def presigned_url(store: ObjectStore, key: str, life_s: int = 3600) -> str:

@@ -284,7 +284,8 @@ def _endpoint_check(report: EndpointReport, simulated: bool) -> Check:
     failed = report.failed
     proxy = f", {report.proxy}" if report.proxy else ""
     if failed is not None and _cause(failed) == name:
-        return fail(name, f"{failed.stage}{proxy}: {failed.detail}", failed.remedy)
+        named = "" if report.proxy and report.proxy.lower() in failed.detail.lower() else proxy
+        return fail(name, f"{failed.stage}{named}: {failed.detail}", failed.remedy)
     passed = [f"{step.stage} {1000 * step.seconds:.0f} ms" for step in report.steps if step.passed][:4]
     parts = [f"{report.endpoint} ({report.host.kind}{proxy}): {', '.join(passed)}"]
     unsigned = next((step for step in report.steps if step.detail == NO_CREDENTIALS), None)

@@ -30,8 +30,8 @@ _STEP_TIMEOUT_S = 180.0  # beyond the step's compute time: the loader itself rep
 class Order(NamedTuple):
     """What the accelerators do together: `steps` of `step_s` seconds of compute each.
 
-    `connector` reads the batches; None is the calibration, with a buffer that is always full. With `step_s` 0 each
-    reads as fast as it can, without a barrier: a warm-up.
+    `connector` reads the batches, from number `first` of an epoch on; None is the calibration, with a buffer that is
+    always full. With `step_s` 0 each reads as fast as it can, without a barrier: a warm-up.
     """
 
     connector: ConnectorSettings | None
@@ -39,6 +39,7 @@ class Order(NamedTuple):
     world: int
     steps: int
     step_s: float
+    first: int = 0
 
 
 class AcceleratorGroup:
@@ -125,7 +126,7 @@ def _carry_out(pipe: Connection, data: TrainingData, rank: int, order: Order) ->
 
     batch_size = order.settings.batch_size
     requests = AcceleratorRequests(data, batch_size, rank=rank, world=order.world)
-    loader = BatchLoader(order.connector, data, requests, order.settings, sharing=order.world)
+    loader = BatchLoader(order.connector, data, requests, order.settings, start=order.first, sharing=order.world)
     try:
         source = _Loaded(loader)
         source.prepare()

@@ -25,7 +25,7 @@ from ossconsole.telemetry.compare import LOOKS, Conditions, installed_versions
 from ossconsole.telemetry.events import Step
 from ossconsole.telemetry.measure import Ceiling
 from ossconsole.telemetry.visits import EndpointWindow, Waiting, decode_share
-from ossconsole.training.bench.conclusions import aa_headline, aa_passed, bound, headline
+from ossconsole.training.bench.conclusions import aa_headline, aa_passed, bound, decided, headline
 from ossconsole.training.bench.limits import ConnectorReader, HttpReader, ReaderFactory, rate
 from ossconsole.training.bench.mount import folder_settings
 from ossconsole.training.bench.requests import BenchDataset, BenchRequests
@@ -39,6 +39,7 @@ from ossconsole.training.bench.results import (
     Limit,
     LimitKind,
     Mode,
+    ModelSetup,
     Quantiles,
     Reading,
     ReadPath,
@@ -59,19 +60,24 @@ from ossconsole.training.bench.sampling import (
 from ossconsole.training.data import training_data
 from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
 from ossconsole.training.loading.loader import BatchLoader
-from ossconsole.training.settings import DEFAULT_MODEL, TrainSettings
+from ossconsole.training.settings import AUTO, DEFAULT_MODEL, TrainSettings
 
 log = logging.getLogger(__name__)
 
 _SIGNED = 1024  # objects for the limits: enough that none is read twice at the same time
 
 
+_PATIENCE_S = 180.0  # a case that stays undecided is not measured longer, but for LOOKS[0] rounds
+
+
 class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a benchmark. `datasets` are prefixes, such as one per sample format; none means the profile's.
 
     Each reading takes at least `seconds`. Each of the `rounds` measures a pair of readings, one per endpoint, in the
-    order ABBA. `samples` is the size of the epoch that minutes are extrapolated to. With `aa` the first of the
-    endpoints is measured under both names. With `compare_formats` the datasets hold the same images in several formats.
+    order ABBA. With `until_decided` a case takes part only until its ratio is decided, and the benchmark ends at the
+    first interval after which the next one would not come within three minutes. `samples` is the size of the
+    epoch that minutes are extrapolated to. With `aa` the first of the endpoints is measured under both names. With
+    `compare_formats` the datasets hold the same images in several formats.
     `mount` is a folder that has the bucket's objects as files: a third path beside the endpoints.
     """
 
@@ -81,8 +87,9 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[int, ...] = (2,)
     batch_sizes: tuple[int, ...] = (64,)
     prefetch_mb: tuple[int, ...] = (0,)
-    seconds: float = 5.0
+    seconds: float = 3.0
     rounds: int = LOOKS[0]
+    until_decided: bool = False
     aa: bool = False
     compare_formats: bool = False
     samples: int = IMAGENET_SAMPLES
@@ -91,7 +98,13 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     model: str = DEFAULT_MODEL
     precision: str = "auto"
     compile: bool = False
+    device: str = AUTO
+    gpu: str = AUTO
     mount: Path | None = None
+
+
+def _next_look(number: int) -> int:
+    return next((look for look in LOOKS if look > number), LOOKS[-1])
 
 
 class Bench:
@@ -127,6 +140,7 @@ class Bench:
         self._loops: dict[str, TrainingLoop] = {}
         self._readings: list[Reading] = []
         self._limits: list[Limit] = []
+        self._model: ModelSetup | None = None
         self._steps: dict[BenchCase, dict[str, list[Step]]] = {}
         with_store = ObjectStore(profile, credentials)
         try:
@@ -158,16 +172,24 @@ class Bench:
 
     def run(self) -> BenchSummary:
         """Takes all readings; the summary is also the last event."""
-        last = self._cells[-1]
-        for number in range(self._settings.rounds):
+        last, undecided, number = self._cells[-1], list(self._cells), 0
+        begun = time.monotonic()
+        while undecided and number < self._settings.rounds:
             # Datasets too are in ABBA order.
-            for cell in self._cells if number % 2 == 0 else self._cells[::-1]:
+            for cell in undecided if number % 2 == 0 else undecided[::-1]:
                 order = self._paths if number % 2 == 0 else self._paths[::-1]
                 for path in order:
                     self._visit(cell, path, number)
-            # In the first and last round, so that a drift shows.
-            if self._settings.limits and number in {0, self._settings.rounds - 1}:
+            number += 1
+            # After the first and the last round, so that a drift shows.
+            if self._settings.limits and number == 1:
                 self._measure_limits(last)
+            if self._settings.until_decided and number in LOOKS:
+                undecided = [cell for cell in undecided if not decided(self._row(cell))]
+                if (time.monotonic() - begun) / number * _next_look(number) > _PATIENCE_S:
+                    break
+        if self._settings.limits and number > 1:
+            self._measure_limits(last)
         summary = self._summary()
         self._on_event(summary)
         return summary
@@ -192,6 +214,7 @@ class Bench:
             ceiling=ceiling.report() if ceiling is not None else None,
             formats=format_results(self._readings) if self._settings.compare_formats else (),
             page_cache=next((str(each.cache) for each in self._folders.values()), ""),
+            model=self._model,
         )
 
     def _row(self, cell: BenchCase) -> ResultRow:
@@ -338,6 +361,7 @@ class Bench:
                 )
                 self._limit(limit, kind, cell, measured)
         if cell.mode is Mode.TRAINING:
+            self._model = self._loop(cell).setup(cell.batch_size)
             measured = self._loop(cell).synthetic_rate(cell.batch_size, self._settings.seconds / 2)
             self._limit(LimitKind.COMPUTE, None, cell, measured)
 
@@ -380,5 +404,7 @@ class Bench:
             model=self._settings.model,
             precision=self._settings.precision,
             compile=self._settings.compile,
+            device=self._settings.device,
+            gpu=self._settings.gpu,
             prefetch_mb=cell.prefetch_mb,
         )

@@ -1,4 +1,8 @@
-"""The buyer's table: how many accelerators each size of an OSS accelerator feeds, by sample format."""
+"""The buyer's table: how many GPUs each size of an OSS accelerator feeds, by sample format.
+
+The GPUs are emulated (see `emulation`), or those of a run, which use as many samples/s as it trained on while it had
+data.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,16 @@ from collections.abc import Sequence
 
 import msgspec
 
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import StrEnum
 from ossconsole.dataset.crop import EVAL_MARGIN
 from ossconsole.dataset.formats import SampleFormat, sample_bytes
 from ossconsole.storage.accelerator import CNY_PER_GB_MONTH, Accelerator
 from ossconsole.telemetry.format_gain import JPEG_BYTES
-from ossconsole.telemetry.measure import REQUESTS_PER_S
+from ossconsole.telemetry.measure import REQUESTS_PER_S, Measurement
+from ossconsole.telemetry.page import Section, Table, Text
 from ossconsole.training.bench.workloads import MIN_AU, Workload
+from ossconsole.training.data import USUAL_SIZE
 
 _SIZES_GB = (1024, 2048, 4096, 8192, 16_384)
 _JPEG_SIDE = 256  # px: the short side of the JPEGs that JPEG_BYTES is the mean of
@@ -72,6 +79,34 @@ class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
     bytes_per_sample: float
     side: int
     sharded: bool
+
+
+def run_buyers(measurement: Measurement) -> list[Section]:
+    """The table for the GPUs of a run, as a section of its report; none where their rate is not known."""
+    run = measurement.run
+    window = measurement.figures(EndpointKind.ACCELERATED)
+    rate, wait = window.samples_per_s, window.wait_fraction
+    through_accelerator = rate is not None
+    if rate is None:
+        rate, wait = measurement.samples_per_s, measurement.wait_fraction
+    if run is None or not run.sample_format or not rate or wait is None or wait >= 1 or not measurement.samples:
+        return []
+    own = rate / (1 - wait) / run.world
+    batch_size = measurement.settings.batch_size or 1
+    workload = Workload("this run", batch_size, batch_size / own)
+    facts = DatasetFacts(
+        format=run.sample_format,
+        bytes_per_sample=measurement.bytes / measurement.samples,
+        side=int(run.settings.get("image_size") or USUAL_SIZE),
+        sharded=run.stored_as == "shards",
+    )
+    measured = None
+    if through_accelerator and (ceiling := measurement.ceiling) is not None:
+        fed = min(run.world, int(rate / (MIN_AU * own)))
+        # The readers of the run may have been its limit.
+        measured = Measured(quota_gb=ceiling.quota_gb, accelerators=fed, bytes_per_s=None, simulated=run.simulated)
+    title = f"Devices like this run's ({own:,.0f} samples/s each, without waiting) that an OSS accelerator feeds"
+    return [buyers_section(buyers_table(workload, facts, measured), title)]
 
 
 def buyers_table(workload: Workload, dataset: DatasetFacts, measured: Measured | None) -> BuyersTable:
@@ -134,7 +169,9 @@ def _notes(dataset: DatasetFacts, measured: Measured | None) -> tuple[str, ...]:
         f"Cost: an estimate from the list price in Beijing, CNY {CNY_PER_GB_MONTH} per GB and month.",
     ]
     if measured is None:
-        return ("measured: nothing, the size of the bucket's accelerator is unknown.", *notes)
+        return ("measured: nothing, the accelerator's size or its rate is not known.", *notes)
+    if measured.bytes_per_s is None:
+        notes.insert(0, "+: at least; this machine, its readers, or what was tried was the limit.")
     where = "here, in a simulation on this machine: it says nothing about the service" if measured.simulated else "here"
     return (f"measured: {where}.", *notes)
 
@@ -147,3 +184,21 @@ def sized(quota_gb: int) -> str:
 def origins(rows: Sequence[SizeRow]) -> set[Origin]:
     """The labels that a table uses."""
     return {feed.origin for row in rows for feed in row.feeds}
+
+
+def buyers_section(found: BuyersTable, title: str = "") -> Section:
+    """The table as a section of a report; its title names the workload where none is given."""
+    header = ("size", "MB/s", *found.sample_bytes, "CNY/month (estimated)")
+    rows = [
+        (
+            sized(row.quota_gb),
+            f"{row.mb_per_s:,.0f}",
+            *(f"{feed.accelerators:,}{'+' if feed.or_more else ''} {feed.origin}" for feed in row.feeds),
+            f"{row.cny_per_month:,.0f}",
+        )
+        for row in found.rows
+    ]
+    sizes = ", ".join(f"{name} {size / 1e3:,.1f} KB" for name, size in found.sample_bytes.items())
+    notes = Text([f"Bytes of a sample: {sizes}.", *found.notes])
+    title = title or f"Accelerators of {found.workload} that an OSS accelerator feeds"
+    return Section(title, [Table(header, rows), notes])

@@ -7,6 +7,7 @@ import functools
 import secrets
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
@@ -17,6 +18,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
 from ossconsole.storage.client import ObjectStore
+from ossconsole.training.bench.mount import PageCache, page_cache, read_past_cache, write_synced
 from ossconsole.training.bench.results import Spread
 from ossconsole.training.checkpoints.store import CheckpointWriter
 from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
@@ -26,7 +28,7 @@ _PIECE = 1 << 20
 
 
 class CheckpointReading(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="checkpoint"):
-    """One write or read; `what` is "write standard", "read standard", or "read accelerated", first or again."""
+    """One write or read; `what` is such as "write standard" or "read accelerated, first" (or "again")."""
 
     time: float
     simulated: bool
@@ -42,12 +44,16 @@ class CheckpointReading(msgspec.Struct, frozen=True, kw_only=True, tag_field="ev
 
 
 class CheckpointSummary(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="checkpoints"):
-    """The last line: seconds by what was done, with checkpoints of `bytes` bytes."""
+    """The last line: seconds by what was done, with checkpoints of `bytes` bytes.
+
+    `page_cache` says how this machine's page cache was kept out of the reads of a mounted folder.
+    """
 
     time: float
     simulated: bool
     bytes: int
     seconds: dict[str, Spread]
+    page_cache: str = ""
 
 
 CheckpointEvent: TypeAlias = CheckpointReading | CheckpointSummary
@@ -56,7 +62,8 @@ CheckpointEvent: TypeAlias = CheckpointReading | CheckpointSummary
 class CheckpointBench:
     """Writes `rounds` checkpoints of `size` bytes, reads each twice through every endpoint, and deletes it.
 
-    Every object has a key of its own below the checkpoint prefix. `on_event` gets each reading at once.
+    Every object has a key of its own below the checkpoint prefix. Files of the same size are written to the folder
+    `mount` and read there. `on_event` gets each reading at once.
     """
 
     def __init__(
@@ -66,11 +73,14 @@ class CheckpointBench:
         *,
         size: int,
         rounds: int,
+        mount: Path | None = None,
         on_event: Callable[[CheckpointEvent], None] = lambda _: None,
     ) -> None:
         self._profile = profile
         self._credentials = credentials
         self._rounds = rounds
+        self._mount = mount
+        self._page_cache: PageCache | None = None
         self._on_event = on_event
         self._data = (secrets.token_bytes(min(size, _PIECE)) * (size // _PIECE + 1))[:size]
         self._taken: list[CheckpointReading] = []
@@ -88,7 +98,11 @@ class CheckpointBench:
                 if profile.endpoint(kind)
             }
             for number in range(self._rounds):
+                if self._mount is not None and number % 2:
+                    self._mounted_round(number, self._mount)
                 self._round(number, writer, stores)
+                if self._mount is not None and not number % 2:
+                    self._mounted_round(number, self._mount)
         summary = self._summary()
         self._on_event(summary)
         return summary
@@ -103,6 +117,16 @@ class CheckpointBench:
                     self._time(f"read {kind}, {again}", number, read)
         finally:
             next(iter(stores.values())).delete(key)
+
+    def _mounted_round(self, number: int, folder: Path) -> None:
+        path = folder / f"ossconsole-bench-{secrets.token_hex(6)}.bin"
+        try:
+            self._time("write mount", number, lambda: write_synced(path, self._data))
+            cache = self._page_cache = self._page_cache or page_cache(path)
+            for again in ("first", "again"):
+                self._time(f"read mount, {again}", number, lambda: read_past_cache(path, len(self._data), cache))
+        finally:
+            path.unlink(missing_ok=True)
 
     def _time(self, what: str, number: int, action: Callable[[], None]) -> None:
         begun = time.perf_counter()
@@ -127,6 +151,7 @@ class CheckpointBench:
             simulated=self._profile.simulated,
             bytes=len(self._data),
             seconds={what: spread for what, values in seconds.items() if (spread := Spread.of(values)) is not None},
+            page_cache=str(self._page_cache or ""),
         )
 
 

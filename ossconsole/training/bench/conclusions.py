@@ -22,6 +22,11 @@ def _headline_comparisons(rows: Sequence[ResultRow]) -> list[tuple[ResultRow, st
     return [each for each in training if each[1] == training[0][1]]
 
 
+def decided(row: ResultRow) -> bool:
+    """Whether the ratio of this case is decided, with a warm cache where that was measured."""
+    return any(report.decision is not Decision.NONE for _, _, report in _headline_comparisons([row]))
+
+
 def headline(rows: Sequence[ResultRow], *, simulated: bool) -> str:
     """One sentence about how much faster the accelerated endpoint is, where the comparison is decided."""
     compared = _headline_comparisons(rows)

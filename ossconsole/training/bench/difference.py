@@ -1,15 +1,25 @@
-"""Whether two benchmarks, measured at different times, differ: Welch's interval of the ratio of their means."""
+"""Whether two benchmarks, measured at different times, differ: the interval of the ratio of their means.
+
+Readings that follow each other may share what slows them, so that their mean is less sure than their number makes it
+look. Each series of logarithms is taken as a first-order autoregression: for a given correlation of neighbours, its
+generalised least squares mean is Student's t with n - 1 degrees of freedom. The correlation is unknown, the same for
+all series, and integrated out: each possible value counts by its restricted likelihood over all series together.
+"""
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from ossconsole.config.text import StrEnum
+from ossconsole.telemetry.compare import TARGET
+
+_Floats = npt.NDArray[np.float64]
 
 LEAST = 3
 """Readings of each side below which there is no interval."""
@@ -17,13 +27,17 @@ LEAST = 3
 ERROR = 0.05
 """Of all comparisons of two benchmarks together: how often one finds a difference although there is none."""
 
+_CORRELATIONS = np.arange(0.0, 0.95, 0.1)
+_PRIOR = np.log1p(-_CORRELATIONS)  # smaller correlations are more likely
+
 
 class Verdict(StrEnum):
-    """What an interval says."""
+    """What an interval says. SAME allows no difference of more than TARGET, NOT_SHOWN a larger one, and 1 too."""
 
     FASTER = "faster"
     SLOWER = "slower"
     SAME = "no difference"
+    NOT_SHOWN = "no difference shown"
     TOO_FEW = "too few readings"
 
 
@@ -44,62 +58,115 @@ def differences(first: Mapping[str, Sequence[float]], second: Mapping[str, Seque
 
     Bonferroni's correction makes the intervals of all of them hold together.
     """
-    shared = [what for what in first if what in second]
-    enough = sum(min(len(first[what]), len(second[what])) >= LEAST for what in shared)
-    return [_difference(what, first[what], second[what], ERROR / max(1, enough)) for what in shared]
+    pairs = {what: (_Series(first[what]), _Series(second[what])) for what in first if what in second}
+    enough = [pair for pair in pairs.values() if min(len(side.logs) for side in pair) >= LEAST]
+    likely = _PRIOR + sum((side.likelihood for pair in enough for side in pair if side.varies), np.zeros(1))
+    weights = np.exp(likely - likely.max())
+    error = ERROR / max(1, len(enough))
+    return [_difference(what, *pair, weights / weights.sum(), error) for what, pair in pairs.items()]
 
 
-def _difference(what: str, first: Sequence[float], second: Sequence[float], error: float) -> Difference:
-    logs = [[math.log(value) for value in side] for side in (first, second)]
-    means = [statistics.mean(side) for side in logs]
-    shift = means[1] - means[0]
+def _difference(what: str, first: _Series, second: _Series, weights: _Floats, error: float) -> Difference:
+    mean, other = (float(weights @ side.means) if len(side.logs) >= LEAST else side.mean for side in (first, second))
     found = Difference(
-        what=what, first=math.exp(means[0]), second=math.exp(means[1]), verdict=Verdict.TOO_FEW, ratio=math.exp(shift)
+        what=what,
+        first=math.exp(mean),
+        second=math.exp(other),
+        verdict=Verdict.TOO_FEW,
+        ratio=math.exp(other - mean),
     )
-    if min(len(first), len(second)) < LEAST:
+    if min(len(first.logs), len(second.logs)) < LEAST:
         return found
-    variances = [_variance_of_mean(side) for side in logs]
-    total = sum(variances)
-    half = 0.0
-    if total > 0:
-        freedom = total**2 / sum(each**2 / (len(side) - 1) for each, side in zip(variances, logs, strict=True))
-        half = t_quantile(1 - error / 2, freedom) * math.sqrt(total)
-    verdict = Verdict.FASTER if shift > half else Verdict.SLOWER if shift < -half else Verdict.SAME
-    return msgspec.structs.replace(found, verdict=verdict, low=math.exp(shift - half), high=math.exp(shift + half))
+    low = high = other - mean
+    if first.varies or second.varies:
+        low, high = _interval(first, second, weights, error)
+    verdict = Verdict.SAME if max(high, -low) <= math.log1p(TARGET) else Verdict.NOT_SHOWN
+    verdict = Verdict.FASTER if low > 0 else Verdict.SLOWER if high < 0 else verdict
+    return msgspec.structs.replace(found, verdict=verdict, low=math.exp(low), high=math.exp(high))
 
 
-_MOST_ALIKE = 0.8
+class _Series:
+    """The logarithms of the readings of one side. Its arrays have a value for each of the correlations."""
+
+    def __init__(self, readings: Sequence[float]) -> None:
+        self.logs = np.log(np.asarray(readings, dtype=np.float64))
+        self.mean = float(self.logs.mean())
+        self.varies = bool(np.ptp(self.logs) > 0)
+        self.freedom = len(self.logs) - 1
+
+    @functools.cached_property
+    def means(self) -> _Floats:
+        """The generalised least squares means: the ends count more than what is between them."""
+        logs, inner = self.logs, 1 - _CORRELATIONS
+        means: _Floats = (logs[0] + logs[-1] + inner * logs[1:-1].sum()) / self._weight
+        return means
+
+    @property
+    def _weight(self) -> _Floats:
+        weight: _Floats = len(self.logs) - (len(self.logs) - 2) * _CORRELATIONS
+        return weight
+
+    @property
+    def _information(self) -> _Floats:
+        """The inverse of the variance of the mean, for a variance of 1."""
+        information: _Floats = self._weight / (1 + _CORRELATIONS)
+        return information
+
+    @functools.cached_property
+    def _squares(self) -> _Floats:
+        """The sums of the squares of what is left, made independent."""
+        left = self.logs - self.means[:, None]
+        steps = left[:, 1:] - _CORRELATIONS[:, None] * left[:, :-1]
+        squares: _Floats = left[:, 0] ** 2 + (steps**2).sum(axis=1) / (1 - _CORRELATIONS**2)
+        return squares
+
+    @property
+    def variances(self) -> _Floats:
+        """The variances of the means."""
+        variances: _Floats = self._squares / self.freedom / self._information
+        return variances
+
+    @property
+    def likelihood(self) -> _Floats:
+        """The logarithm of the restricted likelihood."""
+        determinant = self.freedom * np.log1p(-(_CORRELATIONS**2)) + np.log(self._information)
+        likelihood: _Floats = -(determinant + self.freedom * np.log(self._squares)) / 2
+        return likelihood
 
 
-def _variance_of_mean(values: Sequence[float]) -> float:
-    """Larger where neighbours are alike (a drift): their mean is less sure than their number makes it look.
-
-    The correlation of few neighbours comes out too low, by about (1 + 3 r) / n (Kendall 1954, Biometrika 41).
-    """
-    count, mean = len(values), statistics.mean(values)
-    squares = sum((value - mean) ** 2 for value in values)
-    products = sum((one - mean) * (next_ - mean) for one, next_ in itertools.pairwise(values))
-    correlation = products / squares if squares > 0 else 0.0
-    if count > LEAST:
-        correlation = (correlation + 1 / count) / (1 - 3 / count)
-    alike = min(_MOST_ALIKE, max(0.0, correlation))
-    return squares / (count - 1) / count * (1 + alike) / (1 - alike)
+_PARTS, _ROUNDS = 8, 4  # of the search for an interval's ends; between the last points it is a line
 
 
-_STEPS = 2000
+def _interval(first: _Series, second: _Series, weights: _Floats, error: float) -> tuple[float, float]:
+    """The interval of the difference of the means, with Welch's degrees of freedom for each correlation."""
+    shifts = second.means - first.means
+    variances = first.variances + second.variances
+    freedom = variances**2 / (first.variances**2 / first.freedom + second.variances**2 / second.freedom)
+    errors = np.sqrt(variances)
+
+    def quantile(share: float) -> float:
+        # Of a t with 2 degrees of freedom or more at most 1 / (2 * t ** 2) is above t.
+        reach = float(errors.max()) / math.sqrt(error)
+        low, high = float(shifts.min()) - reach, float(shifts.max()) + reach
+        for _ in range(_ROUNDS):
+            points = np.linspace(low, high, _PARTS + 1)
+            shares = weights @ t_share((points - shifts[:, None]) / errors[:, None], freedom[:, None])
+            after = min(max(1, int(np.searchsorted(shares, share))), _PARTS)
+            low, high = float(points[after - 1]), float(points[after])
+        return float(np.interp(share, shares[after - 1 : after + 1], (low, high)))
+
+    return quantile(error / 2), quantile(1 - error / 2)
 
 
-def t_quantile(share: float, freedom: float) -> float:
-    """The quantile `share` (above 0.5) of Student's t, by integrating its density."""
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
-    # With t = sqrt(freedom) * tan(angle) the density is cos(angle) ** (freedom - 1), on a finite range.
-    scale *= math.sqrt(freedom)
-    wanted, angle, width = share - 0.5, 0.0, math.pi / 2 / _STEPS
-    for _ in range(_STEPS):
-        middle = math.cos(angle + width / 2) ** (freedom - 1)
-        area = scale * width * middle
-        if area >= wanted:
-            return math.sqrt(freedom) * math.tan(angle + width * wanted / area)
-        wanted -= area
-        angle += width
-    return math.inf
+_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
+_log_gamma = np.vectorize(math.lgamma, otypes=[np.float64])
+
+
+def t_share(values: _Floats, freedom: _Floats) -> _Floats:
+    """The share of Student's t below each of the values: its density, integrated by Gauss and Legendre's rule."""
+    # With t = sqrt(freedom) * tan(angle) the density is a power of the cosine.
+    angles = np.arctan(values / np.sqrt(freedom))
+    constants = np.exp(_log_gamma((freedom + 1) / 2) - _log_gamma(freedom / 2)) / math.sqrt(math.pi)
+    heights = np.cos(angles[..., None] * (_NODES + 1) / 2) ** (freedom[..., None] - 1)
+    share: _Floats = 0.5 + constants * angles / 2 * (heights @ _NODE_WEIGHTS)
+    return share

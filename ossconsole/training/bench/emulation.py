@@ -28,7 +28,7 @@ from ossconsole.telemetry.host import free_memory
 from ossconsole.training.bench.accelerators import AcceleratorGroup, Order
 from ossconsole.training.bench.buyers import BuyersTable, DatasetFacts, Measured, buyers_table
 from ossconsole.training.bench.mount import folder_settings
-from ossconsole.training.bench.results import Quantiles, ReadPath, stall_share
+from ossconsole.training.bench.results import CacheState, Quantiles, ReadPath, stall_share
 from ossconsole.training.bench.workloads import (
     CALIBRATED_AU,
     MIN_AU,
@@ -50,6 +50,7 @@ _CALIBRATION_S = 2.0
 _CALIBRATION_STEPS = 10  # at least
 _CLOSE = 0.03  # to the least AU: such a trial is repeated, and the mean counts
 _REPEATS = 3  # trials at most
+_AHEAD = 2  # batches for each reader that are read ahead when a trial ends
 _MEMORY_PER_ACCELERATOR = 600_000_000  # bytes: torch in its process, besides the batch buffers (seen with 2.14)
 _MOST = 64
 
@@ -95,12 +96,13 @@ class Warming(_EmulationEvent, frozen=True, kw_only=True, tag="warming"):
 
 
 class Trial(_EmulationEvent, frozen=True, kw_only=True, tag="trial"):
-    """One measurement. `au` is DLIO's, of all steps but the first, the mean of all accelerators, 0 to 1.
+    """One measurement; a cold one reads samples that were not read through the path before.
 
+    `au` is DLIO's, of all steps but the first, the mean of all accelerators, 0 to 1.
     `sustained_au` leaves out the steps that only drained what was read ahead; it decides whether the trial `passed`.
     Rates are over all steps. `readers_busy` is the share of the time that a reader ran or waited for a processor,
-    the mean of all. `step` and `fetch` are seconds of a step of all
-    accelerators, and of a reader for a batch. `stall_share` is the share of the time in steps of more than 3 times the
+    the mean of all. `step` and `fetch` are seconds of a step of all accelerators, and of a reader for a batch.
+    `stall_share` is the share of the time in steps of more than 3 times the
     median, beyond the median.
     """
 
@@ -118,10 +120,15 @@ class Trial(_EmulationEvent, frozen=True, kw_only=True, tag="trial"):
     fetch: Quantiles
     stall_share: float
     simulated: bool
+    temperature: CacheState = CacheState.WARM
 
 
 class Fed(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a number of accelerators on an endpoint: the mean of its trials, and the deviation of their AU."""
+    """The result of a number of accelerators on an endpoint: the mean of its trials, and the deviation of their AU.
+
+    `cold_au` is DLIO's AU of the trials on samples that were not read before, `cold_sigma` its deviation. It is None
+    on the standard endpoint, which has no cache, and where the dataset has too few samples. It decides nothing.
+    """
 
     path: str
     accelerators: int
@@ -134,6 +141,8 @@ class Fed(msgspec.Struct, frozen=True, kw_only=True):
     passed: bool
     calibrated_au: float
     readers_busy: float
+    cold_au: float | None = None
+    cold_sigma: float = 0.0
 
 
 class PathResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,12 +184,13 @@ EmulationEvent: TypeAlias = Calibration | Warming | Trial | EmulationSummary
 
 @dataclass
 class _Path:
-    """An endpoint: its name, its connector, and how many samples of an epoch were read through it."""
+    """An endpoint: its name, its connector, whether it has a cache, and how many samples of an epoch were read."""
 
     name: str
     connector: ConnectorSettings
     kind: EndpointKind
-    warmed: int = 0
+    cached: bool = False
+    read: int = 0
     trials: list[Trial] = field(default_factory=list)
 
 
@@ -204,7 +214,7 @@ class Emulation:
             self._data = training_data(store, prefix)
         connector = ConnectorSettings(profile, credentials, checked_connector_config(), connector_native_log())
         self._paths = [
-            _Path(str(kind), _on_dataset(connector, prefix), kind)
+            _Path(str(kind), _on_dataset(connector, prefix), kind, cached=kind is EndpointKind.ACCELERATED)
             for kind in settings.endpoints
             if profile.endpoint(kind)
         ]
@@ -214,7 +224,7 @@ class Emulation:
         if settings.mount is not None:
             folder = folder_settings(_on_dataset(connector, prefix), self._data, settings.mount)
             self._page_cache = str(folder.cache)
-            self._paths.append(_Path(str(ReadPath.MOUNT), folder, EndpointKind.STANDARD))
+            self._paths.append(_Path(str(ReadPath.MOUNT), folder, EndpointKind.STANDARD, cached=True))
         self._group = AcceleratorGroup(self._data, connector.native_log)
 
     def run(self) -> EmulationSummary:
@@ -240,7 +250,7 @@ class Emulation:
 
         def passes(number: int) -> bool:
             while True:
-                trials = [each for each in path.trials if each.accelerators == number]
+                trials = [each for each in _warm_trials(path.trials) if each.accelerators == number]
                 mean = statistics.mean(each.sustained_au for each in trials) if trials else 0.0
                 if trials and (abs(mean - MIN_AU) > _CLOSE or len(trials) >= _REPEATS):
                     return mean >= MIN_AU
@@ -257,23 +267,40 @@ class Emulation:
         return max(1, min(_MOST, free_memory() // (_MEMORY_PER_ACCELERATOR + buffers)))
 
     def _try(self, path: _Path, number: int, round_: int) -> None:
-        """One trial, after the calibration of that number and the first read of its samples."""
+        """One trial, after the calibration of that number and the first read of its samples.
+
+        Through a cache the first read is a trial too, where enough samples were never read.
+        """
         if number not in self._calibrated:
             self._calibrate(number)
-        needed = number * self._settings.workload.batch_size * self._settings.steps
-        if path.kind is EndpointKind.ACCELERATED and min(needed, self._data.count(TRAIN)) > path.warmed:
-            self._warm(path, number)
-            path.warmed = needed
-        steps = self._group.run(self._order(path, number, self._settings.workload.step_s))
-        trial = _trial(path.name, round_, steps, simulated=self._profile.simulated)
+        settings, count = self._settings, self._data.count(TRAIN)
+        span = number * settings.workload.batch_size  # samples of a step
+        first, needed = 0, span * settings.steps
+        if path.cached:
+            unread = -(-path.read // span)
+            # The order of samples in tars depends on the number of accelerators.
+            fresh = not path.read or not self._data.sharded
+            if fresh and (unread + settings.steps) * span <= count:
+                first = unread
+                path.read = min(count, (first + settings.steps + _AHEAD * settings.workers) * span)
+                self._measure(path, number, round_, first, CacheState.COLD)
+            elif path.read < min(count, needed):
+                self._warm(path, number)
+                path.read = min(count, needed)
+        self._measure(path, number, round_, first, CacheState.WARM)
+
+    def _measure(self, path: _Path, number: int, round_: int, first: int, temperature: CacheState) -> None:
+        """One trial of the batches from `first` of an epoch on."""
+        steps = self._group.run(self._order(path, number, self._settings.workload.step_s, first))
+        trial = _trial(path.name, round_, steps, temperature, simulated=self._profile.simulated)
         path.trials.append(trial)
         self._on_event(trial)
 
-    def _order(self, path: _Path, number: int, step_s: float) -> Order:
+    def _order(self, path: _Path, number: int, step_s: float, first: int = 0) -> Order:
         settings = TrainSettings(
             batch_size=self._settings.workload.batch_size, workers=self._settings.workers, endpoint=path.kind
         )
-        return Order(path.connector, settings, number, self._settings.steps, step_s)
+        return Order(path.connector, settings, number, self._settings.steps, step_s, first)
 
     def _calibrate(self, number: int) -> None:
         """Steps with a buffer that is always full; the better of two attempts counts."""
@@ -313,15 +340,8 @@ class Emulation:
         results = [path_result(path.name, path.trials, self._calibrated, settings.workload) for path in self._paths]
         rounds = min((each.trials for result in results for each in result.fed), default=0)
         largest = max((result.accelerators for result in results), default=0) or 1
-        found = RuleCheck(
-            settings.steps,
-            rounds,
-            largest,
-            settings.workload.batch_size,
-            self._data.count(TRAIN),
-            self._bytes_per_sample,
-            simulated,
-        )
+        batch_size, count = settings.workload.batch_size, self._data.count(TRAIN)
+        found = RuleCheck(settings.steps, rounds, largest, batch_size, count, self._bytes_per_sample, simulated)
         return EmulationSummary(
             time=time.time(),
             workload=settings.workload,
@@ -376,7 +396,7 @@ def _on_dataset(connector: ConnectorSettings, prefix: str) -> ConnectorSettings:
     return ConnectorSettings(profile, connector.credentials, connector.config_path, connector.native_log)
 
 
-def _trial(path: str, round_: int, steps: Sequence[Steps], *, simulated: bool) -> Trial:
+def _trial(path: str, round_: int, steps: Sequence[Steps], temperature: CacheState, *, simulated: bool) -> Trial:
     seconds = max(each.ended[-1] for each in steps) - min(each.begun for each in steps)
     ends = [max(moments) for moments in zip(*(each.ended for each in steps), strict=True)]
     times = [after - before for before, after in itertools.pairwise(ends)]
@@ -397,21 +417,21 @@ def _trial(path: str, round_: int, steps: Sequence[Steps], *, simulated: bool) -
         fetch=Quantiles.of([each for one in steps for each in one.fetch_s]),
         stall_share=stall_share(times),
         simulated=simulated,
+        temperature=temperature,
     )
 
 
 def path_result(path: str, trials: Sequence[Trial], calibrated: Mapping[int, float], workload: Workload) -> PathResult:
     """The result of all trials of a path; `calibrated` has the AU with a full buffer by number of accelerators."""
-    numbers = sorted({each.accelerators for each in trials})
+    numbers = sorted({each.accelerators for each in _warm_trials(trials)})
     by_number = {number: [each for each in trials if each.accelerators == number] for number in numbers}
     fed = tuple(_fed(tried, calibrated.get(number, 0.0)) for number, tried in by_number.items())
     best = max((each.accelerators for each in fed if each.passed), default=0)
     failed = next((each for each in fed if each.accelerators > best), None)
     feeds = counted(best, "accelerator") if best else "no accelerator"
     simulated = ", simulated" if any(each.simulated for each in trials) else ""
-    words = (
-        f"{ReadPath(path).words.capitalize()} feeds {feeds} ({workload.name}, batch {workload.batch_size}{simulated})"
-    )
+    setup = f"({workload.name}, batch {workload.batch_size}{simulated})"
+    words = f"{ReadPath(path).words.capitalize()} feeds {feeds} {setup}"
     if failed is None:
         return PathResult(path=path, accelerators=best, limit="", words=f"{words}; more were not tried.", fed=fed)
     limit, why = _limit(failed)
@@ -422,17 +442,22 @@ def path_result(path: str, trials: Sequence[Trial], calibrated: Mapping[int, flo
 def _limit(failed: Fed) -> tuple[str, str]:
     """What limits a number that failed, and the reason in words."""
     if failed.calibrated_au < CALIBRATED_AU:
-        return "host", (
-            f"this host is the limit, its AU is {failed.calibrated_au:.1%} with a buffer that is always full"
-        ).replace("%", " %")
-    if failed.readers_busy >= _BUSY:
-        return "host", (
-            f"this host is the limit, its readers ran or waited for a processor {failed.readers_busy:.0%} of the time"
-        ).replace("%", " %")
-    return "storage", "the storage is the limit"
+        why = f"its AU is {failed.calibrated_au:.1%} with a buffer that is always full"
+    elif failed.readers_busy >= _BUSY:
+        why = f"its readers ran or waited for a processor {failed.readers_busy:.0%} of the time"
+    else:
+        return "storage", "the storage is the limit"
+    return "host", f"this host is the limit, {why}".replace("%", " %")
 
 
-def _fed(trials: Sequence[Trial], calibrated: float) -> Fed:
+def _warm_trials(trials: Sequence[Trial]) -> list[Trial]:
+    return [each for each in trials if each.temperature is CacheState.WARM]
+
+
+def _fed(tried: Sequence[Trial], calibrated: float) -> Fed:
+    trials = _warm_trials(tried)
+    cold = [each.au for each in tried if each.temperature is CacheState.COLD]
+
     def mean(name: str) -> float:
         return float(statistics.mean(getattr(each, name) for each in trials))
 
@@ -449,6 +474,8 @@ def _fed(trials: Sequence[Trial], calibrated: float) -> Fed:
         passed=mean("sustained_au") >= MIN_AU,
         calibrated_au=calibrated,
         readers_busy=mean("readers_busy"),
+        cold_au=statistics.mean(cold) if cold else None,
+        cold_sigma=statistics.stdev(cold) if len(cold) > 1 else 0.0,
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import SettingsError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.text import StrEnum
 from ossconsole.dataset.manifest import TRAIN
 from ossconsole.training.bench.limits import CONNECTIONS
@@ -92,6 +92,29 @@ def page_cache(path: Path) -> PageCache:
             return PageCache.KEPT if _is_cached(descriptor) else PageCache.EVICTED
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.", remedy="Check the mount.") from error
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Writes a new file, until the storage below the mount has it (fsync). Raises ConsoleError."""
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ConsoleError(
+            f"{path} cannot be written: {error.strerror}.", remedy="Mount the folder so that you can write to it."
+        ) from error
+
+
+def read_past_cache(path: Path, size: int, cache: PageCache) -> None:
+    """Reads `size` bytes and discards them. Raises ConsoleError where there are fewer."""
+    try:
+        count = _read(path, 0, size, memoryview(bytearray(size)), cache)
+    except OSError as error:
+        raise ConsoleError(f"{path} cannot be read: {error.strerror}.", remedy="Check the mount.") from error
+    if count != size:
+        raise ConsoleError(f"{path} has {count:,} of {size:,} bytes.", remedy="Run it again.")
 
 
 def _is_cached(descriptor: int) -> bool:

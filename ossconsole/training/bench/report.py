@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 
 from ossconsole.config.text import counted
-from ossconsole.telemetry.page import Chart, Charts, Facts, Page, Part, Section, Table, Text
-from ossconsole.training.bench.buyers import BuyersTable, sized
+from ossconsole.telemetry.page import Chart, Charts, Facts, Groups, Page, Part, Section, Table, Text
+from ossconsole.training.bench.buyers import buyers_section, sized
 from ossconsole.training.bench.checkpoints import CheckpointSummary
 from ossconsole.training.bench.emulation import EmulationSummary, PathResult
 from ossconsole.training.bench.results import BenchSummary, Quantiles, ReadPath, ResultRow
@@ -23,6 +23,7 @@ _EMULATION_HOW = (
     "A step takes the next batch in host memory, sleeps for the known compute time, and waits for the others.",
     "AU is the compute time of all steps but the first, of the time from the end of the first.",
     "The sustained AU leaves out the steps that only drained what was read ahead.",
+    "The cold AU is that of samples that were not read before, through a path that has a cache.",
     f"A number of accelerators passes where its sustained AU is at least {MIN_AU * 100:.0f} %.",
 )
 
@@ -34,7 +35,7 @@ def bench_page(bench: SavedBench) -> Page:
     simulated = " (simulated storage)" if summary.simulated else ""
     saved = time.strftime("%Y-%m-%d %H:%M", time.localtime(bench.saved))
     if isinstance(summary, BenchSummary):
-        headline, sections, how = summary.headline, _endpoint_sections(summary), _BENCH_HOW
+        headline, sections, how = summary.headline, _endpoint_sections(bench, summary), _BENCH_HOW
     elif isinstance(summary, EmulationSummary):
         headline = _fed_headline(summary)
         sections, how = _emulation_sections(summary), _EMULATION_HOW
@@ -55,61 +56,79 @@ def _conditions(bench: SavedBench) -> list[str]:
         samples = f"{summary.format} ({summary.stored_as}), {summary.bytes_per_sample:,.0f} bytes/sample"
         return [f"{workload}; {samples}; {counted(summary.workers, 'reader')} for each accelerator", summary.note]
     if isinstance(summary, BenchSummary):
-        first = next((each for row in summary.rows for each in row.comparison.values() if each.conditions), None)
-        words = [first.conditions.words] if first is not None and first.conditions is not None else []
-        return [*words, summary.bound]
+        known = [each.conditions for row in summary.rows for each in row.comparison.values() if each.conditions]
+        most = max(known, key=lambda each: each.pairs, default=None)
+        return [*([most.words] if most is not None else []), summary.bound]
     return []
 
 
-def _endpoint_sections(summary: BenchSummary) -> list[Section]:
-    header = ("setup", "path", "samples/s", "lowest", "highest", "min/epoch", "stalls")
-    rows = [
-        (
-            _setup(row),
-            where,
-            f"{spread.median:,.1f}",
-            f"{spread.lowest:,.1f}",
-            f"{spread.highest:,.1f}",
-            f"{row.minutes_per_epoch[where]:,.2f}" if where in row.minutes_per_epoch else "",
-            f"{row.times[where].stalls * 100:.0f} %" if where in row.times else "",
-        )
-        for row in summary.rows
-        for where, spread in row.samples_per_s.items()
+def _endpoint_sections(bench: SavedBench, summary: BenchSummary) -> list[Section]:
+    parts: list[Part] = [
+        Groups([(Text([f"{row.cell.words}:"]), _rates(row), Facts(_compared(row))) for row in summary.rows])
     ]
-    parts: list[Part] = [Table(header, rows, note=f"Minutes for an epoch of {counted(summary.samples, 'sample')}.")]
-    ratios = [
-        (_setup(row), temperature, found.words) for row in summary.rows for temperature, found in row.comparison.items()
-    ]
-    ratios += [
-        (_setup(row), f"mount, of {where}", f"{each.ratio:.2f}x" + _interval(each.low, each.high))
-        for row in summary.rows
-        for where, each in row.mount.items()
-    ]
-    if ratios:
-        parts.append(Table(("setup", "compared", "result"), ratios))
+    parts.append(Text([f"Minutes are for an epoch of {counted(summary.samples, 'sample')}."]))
     if summary.page_cache:
         parts.append(Text([f"Mounted folder: {summary.page_cache}; what the mount itself caches is part of it."]))
     if summary.ceiling is not None:
         parts.append(Text([f"Accelerator: {summary.ceiling.words}."]))
     sections = [Section("Result", parts)]
+    if charts := _rounds(bench):
+        sections.append(Section("Samples/s by round", [Charts(charts)]))
+    titles = ("path", "step p50", "p95", "p99", "fetch p50", "p95", "p99")
     times = [
-        (_setup(row), where, *_ms(found.step), *_ms(found.fetch))
+        (
+            Text([f"{row.cell.words}:"]),
+            Table(titles, [(where, *_ms(found.step), *_ms(found.fetch)) for where, found in row.times.items()]),
+        )
         for row in summary.rows
-        for where, found in row.times.items()
+        if row.times
     ]
     if times:
-        titles = ("setup", "path", "step p50", "p95", "p99", "fetch p50", "p95", "p99")
-        sections.append(Section("Times, ms", [Table(titles, times)]))
+        sections.append(Section("Times, ms", [Groups(times)]))
     if summary.limits:
         rates = [(name, f"{spread.median:,.1f}") for name, spread in summary.limits.items()]
         sections.append(Section("Each part alone", [Table(("part", "samples/s"), rates)]))
     return sections
 
 
-def _setup(row: ResultRow) -> str:
-    cell = row.cell
-    prefetch = f", {cell.prefetch_mb} MB" if cell.prefetch_mb else ""
-    return f"{cell.mode}, {cell.format}, {counted(cell.workers, 'worker')}, batch {cell.batch_size}{prefetch}"
+def _rates(row: ResultRow) -> Table:
+    rows = [
+        (
+            where,
+            f"{spread.median:,.1f}",
+            f"{spread.lowest:,.1f} to {spread.highest:,.1f}",
+            f"{row.minutes_per_epoch[where]:,.2f}" if where in row.minutes_per_epoch else "",
+            f"{row.times[where].stalls * 100:.0f} %" if where in row.times else "",
+        )
+        for where, spread in row.samples_per_s.items()
+    ]
+    return Table(("path", "samples/s", "range", "min/epoch", "stalls"), rows)
+
+
+def _compared(row: ResultRow) -> list[tuple[str, str]]:
+    """The ratios of the paths, by state of the cache."""
+    ratios = [(f"ratio, {temperature}", found.words) for temperature, found in row.comparison.items()]
+    mount = [
+        (f"mount, of {where}", f"{each.ratio:.2f}x" + _interval(each.low, each.high))
+        for where, each in row.mount.items()
+    ]
+    return ratios + mount
+
+
+_MOST_CHARTS = 6  # on a page that prints on two sheets
+
+
+def _rounds(bench: SavedBench) -> list[Chart]:
+    """The readings in the order of their rounds: whether the storage was steady."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for each in bench.readings:
+        title = f"{each.endpoint} {each.temperature}, {each.cell.words}"
+        found.setdefault(title, []).append((each.round + 1, each.samples_per_s))
+    drawn = {title: points for title, points in found.items() if len(points) > 2}
+    return [
+        Chart(title, [float(number) for number, _ in points], [rate for _, rate in points], "round")
+        for title, points in list(drawn.items())[:_MOST_CHARTS]
+    ]
 
 
 def _interval(low: float | None, high: float | None) -> str:
@@ -121,21 +140,22 @@ def _ms(times: Quantiles) -> tuple[str, str, str]:
 
 
 def _emulation_sections(summary: EmulationSummary) -> list[Section]:
-    header = ("path", "accelerators", "AU", "±", "sustained", "samples/s", "MB/s", "full buffer", "pass")
+    header = ("path", "number", "pass", "AU", "±", "sustained", "cold AU", "samples/s", "MB/s", "full buffer")
     rows = [
         (
             each.path,
             str(each.accelerators),
+            "yes" if each.passed else "no",
             *(f"{share * 100:.1f} %" for share in (each.au, each.au_sigma, each.sustained_au)),
+            "" if each.cold_au is None else f"{each.cold_au * 100:.1f} %",
             f"{each.samples_per_s:,.1f}",
             f"{each.bytes_per_s / 1e6:,.1f}",
             f"{each.calibrated_au * 100:.1f} %",
-            "yes" if each.passed else "no",
         )
         for result in summary.paths
         for each in result.fed
     ]
-    charts = [_au_chart(result) for result in summary.paths if len(result.fed) > 1]
+    charts = [_au_chart(result) for result in summary.paths if len(result.fed) > 2]
     parts: list[Part] = [Text([result.words for result in summary.paths]), Table(header, rows)]
     if summary.page_cache:
         parts.append(Text([f"Mounted folder: {summary.page_cache}."]))
@@ -143,7 +163,7 @@ def _emulation_sections(summary: EmulationSummary) -> list[Section]:
         parts.append(Charts(charts))
     sections = [Section("Result", parts)]
     if summary.buyers is not None:
-        sections.append(_buyers(summary.buyers))
+        sections.append(buyers_section(summary.buyers))
     return [*sections, Section("Rules of MLPerf Storage that are not met", [Text(summary.unmet_rules)])]
 
 
@@ -167,22 +187,6 @@ def _au_chart(result: PathResult) -> Chart:
     )
 
 
-def _buyers(found: BuyersTable) -> Section:
-    header = ("size", "MB/s", *found.sample_bytes, "CNY/month (estimated)")
-    rows = [
-        (
-            sized(row.quota_gb),
-            f"{row.mb_per_s:,.0f}",
-            *(f"{feed.accelerators}{'+' if feed.or_more else ''} {feed.origin}" for feed in row.feeds),
-            f"{row.cny_per_month:,.0f}",
-        )
-        for row in found.rows
-    ]
-    sizes = ", ".join(f"{name} {size / 1e3:,.1f} KB" for name, size in found.sample_bytes.items())
-    notes = Text([f"Bytes of a sample: {sizes}.", *found.notes])
-    return Section(f"Accelerators of {found.workload} that an OSS accelerator feeds", [Table(header, rows), notes])
-
-
 def _checkpoint_headline(summary: CheckpointSummary) -> str:
     rates = [f"{what} {summary.bytes / spread.median / 1e6:,.0f} MB/s" for what, spread in summary.seconds.items()]
     return f"Checkpoints of {summary.bytes / 1e6:,.0f} MB: {'; '.join(rates)}"
@@ -193,7 +197,8 @@ def _checkpoints(summary: CheckpointSummary) -> Section:
         (what, *(f"{each:.2f}" for each in (spread.median, spread.lowest, spread.highest)), str(spread.readings))
         for what, spread in summary.seconds.items()
     ]
-    return Section("Seconds", [Table(("", "median", "lowest", "highest", "rounds"), rows)])
+    note = f"Mounted folder: {summary.page_cache}; writes end with fsync." if summary.page_cache else ""
+    return Section("Seconds", [Table(("", "median", "lowest", "highest", "rounds"), rows, note=note)])
 
 
 def _provenance(found: Provenance) -> Sequence[tuple[str, str]]:

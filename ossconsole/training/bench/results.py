@@ -12,7 +12,7 @@ from typing import TypeAlias
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.text import StrEnum
+from ossconsole.config.text import StrEnum, counted
 from ossconsole.telemetry.cache import hit_rate
 from ossconsole.telemetry.compare import Comparison, ComparisonReport, Conditions, Side, estimate
 from ossconsole.telemetry.measure import CeilingReport
@@ -78,6 +78,27 @@ class BenchCase(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     batch_size: int
     prefetch_mb: int = 0
+
+    @property
+    def words(self) -> str:
+        """All but the dataset's prefix, as text."""
+        prefetch = f", {self.prefetch_mb} MB of buffers" if self.prefetch_mb else ""
+        return f"{self.mode}, {self.format}, {counted(self.workers, 'worker')}, batch {self.batch_size}{prefetch}"
+
+
+class ModelSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """What the rate of the training steps alone depends on.
+
+    `precision` is fp32, bf16 or fp16; `device` is the name of the GPU, or of the processor with its number of threads.
+    `batch_size` is that of each process.
+    """
+
+    model: str
+    image_size: int
+    batch_size: int
+    precision: str
+    compile: bool
+    device: str
 
 
 class Quantiles(msgspec.Struct, frozen=True):
@@ -238,7 +259,8 @@ class BenchSummary(_BenchEvent, frozen=True, kw_only=True, tag="summary"):
     `limits` has samples/s by "<kind> <endpoint>", or "compute". `aa` is the endpoint that was measured under both
     names, "" for none; `aa_passed` is whether 1.00 is inside the interval, null without one. `ceiling` is the used part
     of the accelerator, null when its size is unknown. `formats` compares sample formats, where that was requested.
-    `page_cache` says how this machine's page cache was kept out of the readings of a mounted folder.
+    `page_cache` says how this machine's page cache was kept out of the readings of a mounted folder. `model` is what
+    the limit "compute" was measured with, null where it was not.
     """
 
     samples: int
@@ -251,6 +273,7 @@ class BenchSummary(_BenchEvent, frozen=True, kw_only=True, tag="summary"):
     ceiling: CeilingReport | None = None
     formats: tuple[FormatResult, ...] = ()
     page_cache: str = ""
+    model: ModelSetup | None = None
 
 
 BenchEvent: TypeAlias = Reading | Limit | BenchSummary

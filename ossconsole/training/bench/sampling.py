@@ -11,8 +11,9 @@ import torch
 
 from ossconsole.telemetry.events import Step
 from ossconsole.telemetry.visits import Tally, Waiting
+from ossconsole.training.bench.ceiling import setup_of
 from ossconsole.training.bench.requests import ORDER, next_batch
-from ossconsole.training.bench.results import CacheState
+from ossconsole.training.bench.results import CacheState, ModelSetup
 from ossconsole.training.compute.device import (
     BatchTransform,
     DeviceContext,
@@ -38,10 +39,11 @@ class TrainingLoop:
     """The training steps of a run without its records, on real or synthetic batches."""
 
     def __init__(self, settings: TrainSettings, data: TrainingData) -> None:
+        self._settings = settings
         self._row = sample_transform(settings, data)
         self._compute = DeviceContext(settings, self._row, device=select_device(settings))
-        size = data.image_size(settings.image_size)
-        model = build_model(settings, data.classes, size, lambda uri: uri.encode())
+        self._size = data.image_size(settings.image_size)
+        model = build_model(settings, data.classes, self._size, lambda uri: uri.encode())
         group = ProcessGroup(RankInfo(), self._compute.device)
         self._trainer = Trainer(model, self._compute, settings, group, total_steps=_STEPS)
         self._transform = BatchTransform(data, self._compute)
@@ -59,6 +61,10 @@ class TrainingLoop:
     def device(self) -> str:
         """Device and precision, as text."""
         return f"{self._compute.device} in {self._compute.precision}"
+
+    def setup(self, batch_size: int) -> ModelSetup:
+        """What the rate of the steps depends on, with batches of that size."""
+        return setup_of(msgspec.structs.replace(self._settings, batch_size=batch_size), self._compute, self._size)
 
     def step(self, batch: Batch) -> None:
         """One training step; frees the buffers of earlier batches."""
@@ -94,7 +100,7 @@ class TrainingLoop:
 
         def step() -> None:
             self._compute.free_slots()
-            images = self._compute.images(data)
+            images = self._compute.images(data, self._compute.input_dtype)
             self._trainer.step(images, self._compute.labels(labels), self._meter, samples=batch_size)
 
         for _ in range(_SYNTHETIC_WARMUP):

@@ -21,7 +21,7 @@ from ossconsole.config.metadata import Instance, MetadataService
 from ossconsole.config.text import counted
 from ossconsole.storage.accelerator import find_accelerator
 from ossconsole.telemetry.compare import installed_versions
-from ossconsole.telemetry.host import usable_cores
+from ossconsole.telemetry.host import processor_name, usable_cores
 from ossconsole.training.bench.checkpoints import CheckpointReading, CheckpointSummary
 from ossconsole.training.bench.difference import Difference, differences
 from ossconsole.training.bench.emulation import EmulationSummary, Trial
@@ -76,12 +76,14 @@ class SavedBench(msgspec.Struct, frozen=True, kw_only=True):
     def rates(self) -> dict[str, list[float]]:
         """Samples/s, or bytes/s of checkpoints, by what was measured, in words; one for each round."""
         found: dict[str, list[float]] = {}
+        cells = {each.cell for each in self.readings}
+        several = len({cell.words for cell in cells}) < len(cells)  # datasets of one format
         for each in self.readings:
-            cell = each.cell
-            setup = f"{cell.mode}, {cell.format}, {counted(cell.workers, 'worker')}, batch {cell.batch_size}"
+            setup = f"{each.cell.words}, {each.cell.dataset}" if several else each.cell.words
             found.setdefault(f"{each.endpoint} {each.temperature}, {setup}", []).append(each.samples_per_s)
         for trial in self.trials:
-            found.setdefault(f"{trial.path}, {trial.accelerators} accelerators", []).append(trial.samples_per_s)
+            what = f"{trial.path} {trial.temperature}, {counted(trial.accelerators, 'accelerator')}"
+            found.setdefault(what, []).append(trial.samples_per_s)
         for one in self.checkpoints:
             what = f"checkpoint of {one.bytes / 1e6:,.1f} MB, {one.what}"
             found.setdefault(what, []).append(one.bytes_per_s)
@@ -200,7 +202,7 @@ def provenance(
         versions=installed_versions(),
         python=platform.python_version(),
         kernel=platform.release(),
-        processor=_processor(),
+        processor=processor_name(),
         cores=usable_cores(),
         memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
         instance_type=instance.instance_type,
@@ -230,16 +232,6 @@ def without_secrets(arguments: Iterable[str], credentials: Credentials) -> str:
 
 def _host(endpoint: str) -> str:
     return urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        return ""
-    return ""
 
 
 def _nic() -> str:

@@ -145,7 +145,9 @@ def unmet_rules(found: RuleCheck, workload: str) -> Sequence[str]:
             f"({RULES_STEPS} steps of {found.accelerators} x {found.batch_size})."
         )
     if found.rounds < RULES_ROUNDS:
-        unmet.append(f"Each number was tried {found.rounds} times; the rules require {RULES_ROUNDS}, and a warm-up.")
+        unmet.append(
+            f"Each number was tried {counted(found.rounds, 'time')}; the rules require {RULES_ROUNDS}, and a warm-up."
+        )
     if workload.startswith("resnet50") and round(found.bytes_per_sample) != _RESNET_RECORD:
         unmet.append(
             f"A sample has {found.bytes_per_sample:,.0f} bytes on average; DLIO's resnet50 reads {_RESNET_RECORD:,} "

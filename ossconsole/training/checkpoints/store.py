@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import recv_handle, send_handle
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import fastcrc
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.checkpoints.inspect import CheckpointError
+from ossconsole.storage.checkpoints.inspect import CheckpointError, inspect_checkpoint
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.multipart import abort_upload, list_uploads
@@ -124,6 +124,20 @@ def find_checkpoint(store: ObjectStore, named: str, model: str, read: Callable[[
             with contextlib.suppress(CheckpointError):
                 return FoundCheckpoint(uri, read(uri), f"{error.message} The newest whole checkpoint is {uri}.")
         raise
+
+
+def resumed_fields(store: ObjectStore, named: str, model: str) -> FoundCheckpoint[dict[str, Any]]:
+    """The plain values of the checkpoint that a run would resume, read by ranges; see `find_checkpoint`.
+
+    Empty for one of another program, which the run refuses.
+    """
+
+    def read(uri: str) -> dict[str, Any]:
+        key, size = object_of(store, uri)
+        found = inspect_checkpoint(store, key, size)
+        return found.fields if found.resumable else {}
+
+    return find_checkpoint(store, named, model, read)
 
 
 _KEY_NAME = re.compile(r"[^-/]+-(?P<run>.+)-e\d+-s\d+\.pt")

@@ -23,11 +23,12 @@ from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD
 from ossconsole.telemetry.gpu import GpuProcess, memory_of_others
 from ossconsole.telemetry.host import usable_cores
 from ossconsole.training.compute.selection import gpu_uuid
+from ossconsole.training.context import BrokenDeviceError
 from ossconsole.training.data import TrainingData
 from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.loader import Batch
 from ossconsole.training.plan import Split
-from ossconsole.training.settings import TrainSettings
+from ossconsole.training.settings import RENORMALIZING, TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -121,19 +122,24 @@ class DeviceContext:
         """Autocast to the precision; no effect in fp32."""
         return torch.autocast(self.device.type, dtype=self._amp) if self._amp else nullcontext()
 
-    def images(self, rows: torch.Tensor) -> torch.Tensor:
-        """Normalised float32 images (n, 3, size, size) on the device, channels last, from rows (uint8, (n, bytes))."""
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """The dtype to which autocast rounds the images in the first convolution, after reading them once more."""
+        return torch.float32 if self._amp is None or self._settings.model in RENORMALIZING else self._amp
+
+    def images(self, rows: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Normalised images (n, 3, size, size) on the device, channels last, from rows (uint8, (n, bytes))."""
         if self._stream is None:
-            return self._prepared(rows)
+            return self._prepared(rows, dtype)
         self._buffers = self._buffers[::-1]
         buffer = self._buffers[0]
         copied, event = buffer.copy(rows, self.device, self._stream)
         self._copies.append(event)
-        images = self._prepared(copied)
+        images = self._prepared(copied, dtype)
         buffer.used = torch.cuda.current_stream(self.device).record_event()
         return images
 
-    def _prepared(self, copied: torch.Tensor) -> torch.Tensor:
+    def _prepared(self, copied: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """New tensors, never views of the rows."""
         size, stored = self._transform.size, self._transform.stored_size
         if self._transform.raw:
@@ -141,9 +147,11 @@ class DeviceContext:
             if size != stored:
                 left, top, width, height = centre_box(stored, stored, size)
                 prepared = transforms.resized_crop(prepared, top, left, height, width, [size, size], antialias=True)
-            return prepared.clone(memory_format=torch.channels_last)
+            return prepared.to(dtype, memory_format=torch.channels_last, copy=True)
         pixels = copied.view(-1, size, size, CHANNELS).permute(0, 3, 1, 2)  # channels last without a copy
-        return torch.addcmul(self._shift, pixels, self._scale)  # one kernel: cast, scale and shift
+        images = torch.empty_like(pixels, dtype=dtype)
+        # One kernel: cast, scale and shift in float32, and round to the dtype of `images`.
+        return torch.addcmul(self._shift, pixels, self._scale, out=images)
 
     def labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The labels (int64, (n,)) on the device; the copy does not block."""
@@ -326,10 +334,6 @@ def device_errors(device: torch.device, batch_size: int) -> Iterator[None]:
         raise
 
 
-class BrokenDeviceError(ConsoleError):
-    """The GPU failed: nothing can be read from it any more, and this process cannot use CUDA any more."""
-
-
 def _is_fatal(error: RuntimeError) -> bool:
     accelerator_error = getattr(torch, "AcceleratorError", None)  # since torch 2.8
     known = accelerator_error is not None and isinstance(error, accelerator_error)
@@ -379,8 +383,8 @@ class BatchTransform:
         self._labels = {split: torch.from_numpy(data.columns(str(split)).labels) for split in Split}
 
     def images(self, batch: Batch) -> torch.Tensor:
-        """Normalised float32 images (n, 3, size, size) on the device; n may be 0."""
-        return self._compute.images(batch.data)
+        """Normalised images (n, 3, size, size) for autocast, on the device; n may be 0."""
+        return self._compute.images(batch.data, self._compute.input_dtype)
 
     def labels(self, split: Split, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """The labels of the rows of a split: int64 (n,), on the device."""

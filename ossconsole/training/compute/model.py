@@ -21,7 +21,7 @@ from ossconsole.training.compute.weights import (
     load_into,
     load_weights,
 )
-from ossconsole.training.settings import BACKBONE, TrainSettings
+from ossconsole.training.settings import BACKBONE, RENORMALIZING, TrainSettings
 
 CPU_BATCH = 64
 """The automatic batch size on a CPU."""
@@ -71,8 +71,7 @@ def build_model(
 def new_model(name: str, classes: int, size: int) -> nn.Module:
     """One of torchvision's models with random weights, for images of `size` px.
 
-    The auxiliary classifiers of GoogLeNet and Inception are left out: they are of no use after training. These two were
-    trained on images normalised in another way, and convert ours themselves.
+    The auxiliary classifiers of GoogLeNet and Inception are left out: they are of no use after training.
     """
     model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **model_options(name, size))
     return model
@@ -80,7 +79,7 @@ def new_model(name: str, classes: int, size: int) -> nn.Module:
 
 def model_options(name: str, size: int) -> dict[str, Any]:
     """torchvision's arguments of one of its models, besides `num_classes`, for images of `size` px."""
-    if name in {"googlenet", "inception_v3"}:
+    if name in RENORMALIZING:
         return {"aux_logits": False, "transform_input": True, "init_weights": True}
     if name.startswith("vit_"):
         return {"image_size": size}

@@ -35,10 +35,11 @@ def select_device(settings: TrainSettings = _DEFAULTS, rank_info: RankInfo = _AL
 
 def gpu_uuid(index: int) -> str:
     """The UUID of a GPU or MIG instance in NVML's form; `index` is torch's."""
+    first = next(iter(visible_gpus(read_gpus())), None)
+    if first is not None and first.mig is not None:  # CUDA uses one instance, and may name its whole GPU
+        return str(first.uuid)
     listed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if listed[0].startswith("MIG-"):  # CUDA names the whole GPU, and uses one instance of it
-        return listed[0]
-    return f"GPU-{torch.cuda.get_device_properties(index).uuid}"
+    return listed[0] if listed[0].startswith("MIG-") else f"GPU-{torch.cuda.get_device_properties(index).uuid}"
 
 
 def refuse_shared_gpus(gpus: Sequence[tuple[str, str]]) -> None:

@@ -53,12 +53,16 @@ _KEPT_BYTES = 1 << 16  # of a line under way; more is read with the next call
 
 
 class RankFailure(msgspec.Struct, frozen=True):
-    """The error of a rank. `lost` means that it ended only because another rank is gone."""
+    """The error of a rank. `lost` means that it ended only because another rank is gone.
+
+    `broken_gpu` means that its process could not use the GPU any more; those of the next run can.
+    """
 
     message: str
     remedy: str = ""
     exit_code: int = 1
     lost: bool = False
+    broken_gpu: bool = False
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -340,15 +344,25 @@ class LocalRanks:
         if own:
             own.sort(key=lambda rank: rank.failed_at)
             for other in own[1:]:
-                self._context.warn(str(_error_of(other, world=len(self._ranks))))
-            return _error_of(own[0], world=len(self._ranks))
+                self._context.warn(str(self._error_of(other)))
+            return self._error_of(own[0])
         if gone:
             return self._end_of(gone[0])
         if reported:
-            return _error_of(reported[0], world=len(self._ranks))
+            return self._error_of(reported[0])
         return ConsoleError(
             f"Rank 0 of {len(self._ranks)} did not end within {_SILENCE_S:g} s.", remedy=self._resume_remedy()
         )
+
+    def _error_of(self, rank: _Rank) -> ConsoleError:
+        """What the rank reported."""
+        assert rank.failure is not None  # noqa: S101
+        prefix = f"Rank {rank.number}: " if rank.number else ""
+        broken = f"{self._resume_remedy()} If it fails again, `dmesg` may have an Xid."
+        remedy = broken if rank.failure.broken_gpu else rank.failure.remedy
+        error = ConsoleError(f"{prefix}{rank.failure.message}", remedy=remedy)
+        error.exit_code = rank.failure.exit_code
+        return error
 
     def _end_of(self, rank: _Rank) -> ConsoleError:
         code, who = rank.process.returncode, f"Rank {rank.number} of {len(self._ranks)}"
@@ -386,14 +400,6 @@ def local_ranks(settings: TrainSettings) -> list[RankInfo]:
 def native_log() -> Path:
     """The file with the output of the ranks and of native code."""
     return logs_dir() / "native.log"
-
-
-def _error_of(rank: _Rank, *, world: int) -> ConsoleError:
-    assert rank.failure is not None  # noqa: S101
-    prefix = f"Rank {rank.number}: " if world > 1 and rank.number else ""
-    error = ConsoleError(f"{prefix}{rank.failure.message}", remedy=rank.failure.remedy)
-    error.exit_code = rank.failure.exit_code
-    return error
 
 
 def _rendezvous_folder() -> Path:

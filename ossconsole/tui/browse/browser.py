@@ -12,6 +12,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.jobs.actions import ObjectOrPrefix
 from ossconsole.storage.jobs.job import Job
 from ossconsole.tui.browse.detail import Detail
+from ossconsole.tui.browse.local import LocalPane
 from ossconsole.tui.browse.model import BrowseModel
 from ossconsole.tui.browse.table import ObjectTable
 from ossconsole.tui.console import Console, Services
@@ -43,6 +44,8 @@ class Browser(Protocol):
     """The listing error that was shown last."""
     table: ObjectTable
     pane: DetailView
+    local: LocalPane
+    """The folder of this machine beside the bucket; it shows while the screen has the class `-local`."""
     filter_input: Input
 
     @property
@@ -91,6 +94,10 @@ class Browser(Protocol):
         """Shows an error as a toast."""
 
     # Of Textual's Screen
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the screen shows and no dialog covers it."""
 
     def notify(self, message: str, *, timeout: float | None = None, markup: bool = True) -> None:
         """Shows a toast for `timeout` seconds."""

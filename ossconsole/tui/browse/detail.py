@@ -17,7 +17,6 @@ from ossconsole.dataset.contents import (
     ManifestFindings,
     ManifestIndex,
     TextContent,
-    contact_sheet,
     read_content,
 )
 from ossconsole.dataset.manifest import Manifest, manifest_key, read_manifest
@@ -25,7 +24,7 @@ from ossconsole.storage.checkpoints.inspect import SAFETENSORS, SHARDED, Checkpo
 from ossconsole.storage.jobs.actions import ObjectDetails, UsageTotals, object_details
 from ossconsole.storage.objects import ObjectInfo
 from ossconsole.tui.kit.glyphs import Glyphs
-from ossconsole.tui.kit.scroll import Block, ImageBlock
+from ossconsole.tui.kit.scroll import Block, ImageBlock, image_sheet
 from ossconsole.tui.kit.text import Line, moment, number, percent, shorten_middle, size, wrap
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 _LABEL = 13
 _BAR = 20
-_SHEET_SIDE = 18  # pixels of an image in a sheet, and so cells
 _HEX_ROW = 8
 _MAX_TENSORS = 2000
 
@@ -89,7 +87,7 @@ def detail_blocks(detail: Detail, width: int, glyphs: Glyphs) -> list[Block]:
     if detail.usage is not None:
         blocks += _usage(detail.usage, width)
     if detail.images:
-        blocks += [Line(), *_sheet(detail.images, width)]
+        blocks += [Line(), *_sheet(detail.images, width, glyphs)]
     if detail.content is not None:
         blocks += [Line(), *_content(detail.content, width, glyphs)]
     if detail.findings is not None:
@@ -252,24 +250,11 @@ def _picture(content: ImageContent, width: int) -> list[Block]:
     return [*blocks, *_pair("detected", picture.basis, width, "dim"), Line(), ImageBlock(picture.pixels)]
 
 
-_SHEET_GAP = 2  # pixels, as in `contact_sheet`
-
-
-def _sheet(contents: list[ImageContent], width: int) -> list[Block]:
-    """Images side by side, each about 16 pixels wide."""
-    columns = max(2, min(len(contents), (width - 2) // _SHEET_SIDE))
-    side = (width - 2) // columns - _SHEET_GAP
+def _sheet(contents: list[ImageContent], width: int, glyphs: Glyphs) -> list[Block]:
+    """Images side by side, with their names."""
     labels = list(dict.fromkeys(content.label for content in contents if content.label))
     text = f"the first {len(contents)} of {', '.join(map(safe_text, labels[:3])) or 'the folder'}"
-    blocks: list[Block] = []
-    cell = (side + _SHEET_GAP) * (width - 2) / (columns * (side + _SHEET_GAP) - _SHEET_GAP)  # the sheet is scaled
-    for begin in range(0, len(contents), columns):
-        row = contents[begin : begin + columns]
-        blocks.append(ImageBlock(contact_sheet([content.image for content in row], columns, side), tall=True))
-        captions = Line()
-        for place, content in enumerate(row):
-            captions.to(round(place * cell)).add(shorten_middle(safe_text(content.name), int(cell) - 1), "dim")
-        blocks.append(captions)
+    blocks = image_sheet([(content.image.pixels, (content.name,)) for content in contents], width, glyphs.ellipsis)
     return [*blocks, *_wrapped(f"{text}: {safe_text(contents[0].image.kind)}", width, "dim")]
 
 

@@ -123,6 +123,8 @@ class BrowseModel:
         self.sort = Sort()
         self.row_filter: RowFilter | None = None
         self.cursor_positions: dict[str, CursorPosition] = {}
+        self.seen_checkpoint = ""
+        """The checkpoint that the run had written last when the folder was listed again for it."""
         self.pending_cursor: CursorPosition | None = None
         """The cursor to restore once its row is loaded."""
         self._changed = changed

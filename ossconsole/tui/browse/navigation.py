@@ -6,17 +6,20 @@ import asyncio
 
 import numpy as np
 from textual import work
+from textual.widgets import Input
 
+from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import safe_text
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.listing import RowFilter, SortKey
-from ossconsole.tui.browse.browser import Browser
+from ossconsole.tui.browse.browser import Browser, Changed
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import ListScreen, PromptScreen
 from ossconsole.tui.kit.text import Line, moment
 
 _SORT_ORDER = (SortKey.NAME, SortKey.SIZE, SortKey.MODIFIED, SortKey.STORAGE_CLASS)
 _BOOKMARKS = "bookmarks"
+_LISTED_AGAIN = 5_000  # rows, which are five requests
 
 
 # Folders
@@ -75,6 +78,16 @@ def refresh(screen: Browser) -> None:
     else:
         screen.model.resume()
     screen.redraw()
+
+
+def follow_checkpoints(screen: Browser) -> None:
+    """List the folder again once the run has written a checkpoint below it."""
+    key, model = screen.console.last_checkpoint, screen.model
+    if key == model.seen_checkpoint or model.loading or model.refreshing:
+        return
+    model.seen_checkpoint = key
+    if key.startswith(model.prefix) and model.rows.count < _LISTED_AGAIN:
+        model.refresh()
 
 
 def checkpoints(screen: Browser) -> None:
@@ -188,6 +201,30 @@ def edit_filter(screen: Browser) -> None:
     """Show the input of the filter."""
     screen.filter_input.display = True
     screen.filter_input.focus()
+
+
+def filter_typed(screen: Browser, field: Input) -> None:
+    """Filter by what is typed; an expression that is not valid is marked."""
+    try:
+        screen.model.filter_by(field.value)
+    except ConsoleError:
+        field.add_class("-bad")
+    else:
+        field.remove_class("-bad")
+    screen.post_message(Changed())
+
+
+def close_filter(screen: Browser) -> None:
+    """Show all rows, without the input of the filter."""
+    field = screen.filter_input
+    field.display = False
+    with field.prevent(Input.Changed):
+        field.value = ""
+    field.remove_class("-bad")
+    if screen.model.row_filter is not None:
+        screen.model.filter_by("")
+        screen.post_message(Changed())
+    screen.table.focus()
 
 
 # Selection

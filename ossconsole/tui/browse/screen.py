@@ -26,9 +26,10 @@ from ossconsole.storage.checkpoints.inspect import CheckpointInfo
 from ossconsole.storage.jobs.actions import ObjectOrPrefix
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.listing import ListingState
-from ossconsole.tui.browse import checkpoints, commands, navigation, table
+from ossconsole.tui.browse import checkpoints, commands, navigation, table, transfers
 from ossconsole.tui.browse.browser import Changed, Connected, DetailRead
 from ossconsole.tui.browse.detail import Detail, detail_blocks, read_index
+from ossconsole.tui.browse.local import LocalPane
 from ossconsole.tui.browse.model import BrowseModel, CursorPosition, EmptyBucket, source_of_row
 from ossconsole.tui.browse.table import ObjectTable
 from ossconsole.tui.console import ConsoleState, Ready, Starting
@@ -48,6 +49,9 @@ _FINISHED_SHOWN = 2  # jobs that have ended and still show, so that their result
 _WRITES = {"upload", "delete", "copy", "rename", "best", "restore", "train_from"}
 _NEEDS_CONTENT = {"best": CheckpointInfo, "image": ImageContent, "check_manifest": Manifest}
 _NEEDS_BUCKET = {action.name for action in actions.of("browse")}
+_SIDES = {"switch_side", "sync"}
+_OF_BOTH_SIDES = {"open", "up", "refresh", "select", "select_all", "upload", "two_panes", "jobs", *_SIDES}
+_OF_THE_BUCKET = _NEEDS_BUCKET - _OF_BOTH_SIDES
 _log = logging.getLogger(__name__)
 
 
@@ -57,12 +61,12 @@ class BrowseScreen(ConsoleScreen):
     SCOPE = "browse"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("browse"), Binding("escape", "escape", show=False)]
 
-    action_open = navigation.open_row
+    action_open = transfers.by_side(navigation.open_row, LocalPane.open_row)
     action_toggle_pane = navigation.toggle_pane
-    action_up = navigation.up
+    action_up = transfers.by_side(navigation.up, LocalPane.up)
     action_history_back = navigation.history_back
     action_history_forward = navigation.history_forward
-    action_refresh = navigation.refresh
+    action_refresh = transfers.by_side(navigation.refresh, LocalPane.refresh_rows)
     action_checkpoints = navigation.checkpoints
     action_dataset = navigation.dataset
     action_go_to = navigation.go_to
@@ -72,12 +76,15 @@ class BrowseScreen(ConsoleScreen):
     action_sort = navigation.sort
     action_reverse = navigation.reverse
     action_filter = navigation.edit_filter
-    action_select = navigation.select
+    action_select = transfers.by_side(navigation.select, LocalPane.select)
     action_select_range = navigation.select_range
-    action_select_all = navigation.select_all
+    action_select_all = transfers.by_side(navigation.select_all, LocalPane.select_all)
     action_select_pattern = navigation.select_pattern
-    action_download = commands.download
-    action_upload = commands.upload
+    action_two_panes = transfers.two_panes
+    action_switch_side = transfers.switch_side
+    action_download = transfers.download
+    action_upload = transfers.upload
+    action_sync = transfers.sync
     action_delete = commands.delete
     action_copy = commands.copy
     action_rename = commands.rename
@@ -112,6 +119,7 @@ class BrowseScreen(ConsoleScreen):
         self._accuracies = checkpoints.KnownAccuracies(lambda: self.table.call_later(self.table.refresh))
         # Attributes, as they are also used while the screen is composed or removed.
         self.table = ObjectTable(self._row_line, self._header_line, self.model.view, id="objects")
+        self.local = LocalPane()
         self.pane = DetailView(self._detail_blocks, id="detail")
         self.filter_input = Input(placeholder="name, *.pt, re:^n0; ! inverts it", id="filter", compact=True)
 
@@ -119,6 +127,7 @@ class BrowseScreen(ConsoleScreen):
         yield Panel(self._path_lines, id="path")
         with Horizontal(id="main"):
             yield self.table
+            yield self.local
             yield Vertical(self.pane, id="side")
         yield Panel(self._job_lines, id="jobs")
         yield self.filter_input
@@ -132,6 +141,7 @@ class BrowseScreen(ConsoleScreen):
     def tick(self) -> None:
         if self.table.is_attached:
             self._apply_state()
+            navigation.follow_checkpoints(self)
             self._poll_model()
             self._report_finished_jobs()
             self.redraw()
@@ -247,7 +257,7 @@ class BrowseScreen(ConsoleScreen):
 
     def show_folder(self) -> None:
         """See `Browser.show_folder`."""
-        self._close_filter()
+        navigation.close_filter(self)
         self.range_start = None
         self.table.set_view(self.model.view)
         self._request_manifest()
@@ -372,7 +382,7 @@ class BrowseScreen(ConsoleScreen):
     def show_pane(self, shown: bool) -> None:
         """See `Browser.show_pane`."""
         side_by_side = self.app.has_class("-wide") or self.has_class("-wide") or self.has_class("-vast")
-        self.set_class(shown and not side_by_side, "-pane")
+        self.set_class(shown and (self.has_class("-local") or not side_by_side), "-pane")
         (self.pane if shown else self.table).focus()
 
     # Drawing
@@ -429,42 +439,33 @@ class BrowseScreen(ConsoleScreen):
     @on(Input.Changed, "#filter")
     def _filter_typed(self, event: Input.Changed) -> None:
         event.stop()
-        try:
-            self.model.filter_by(event.value)
-        except ConsoleError:
-            event.input.add_class("-bad")
-        else:
-            event.input.remove_class("-bad")
-            self._poll_model()
-        self.redraw()
+        navigation.filter_typed(self, event.input)
 
     @on(Input.Submitted, "#filter")
     def _filter_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         if not event.value:
-            self._close_filter()
+            navigation.close_filter(self)
         self.table.focus()
 
-    def _close_filter(self) -> None:
-        self.filter_input.display = False
-        with self.prevent(Input.Changed):
-            self.filter_input.value = ""
-        self.filter_input.remove_class("-bad")
-        if self.model.row_filter is not None:
-            self.model.filter_by("")
-            self._poll_model()
-        self.table.focus()
+    @on(LocalPane.Focused)
+    def _side_changed(self, event: LocalPane.Focused) -> None:
+        self.set_class(event.focused, "-local-focus")
+        self.table.shows_cursor, self.local.table.shows_cursor = not event.focused, event.focused
+        self.table.refresh()
+        self.local.redraw()
+        self.redraw_bars()
 
     def action_escape(self) -> None:
         """Undo one layer: close the pane, stop loading, clear the filter or the selection."""
         if self.has_class("-pane"):
             self.show_pane(False)
         elif self.filter_input.has_focus:
-            self._close_filter()
+            navigation.close_filter(self)
         elif self.model.stop():
             self.redraw()
         elif self.model.row_filter is not None:
-            self._close_filter()
+            navigation.close_filter(self)
         elif len(self.model.selection):
             self.model.selection.clear()
             self.table.refresh()
@@ -486,9 +487,10 @@ class BrowseScreen(ConsoleScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
         """Disable what the bucket, the object under the cursor or read-only mode does not allow."""
-        if action in _WRITES and self.services.readonly:
-            return None
-        if action in _NEEDS_BUCKET and self.store is None:
+        unknown_here = _OF_THE_BUCKET if self.local.in_use else () if self.has_class("-local") else _SIDES
+        if action in unknown_here:
+            return False
+        if (action in _WRITES and self.services.readonly) or (action in _NEEDS_BUCKET and self.store is None):
             return None
         content = self.detail.content if self.detail else None
         if action == "train_from":

@@ -44,9 +44,9 @@ _FULL_DATES_FROM = 90  # cells of the table
 _SHORT_DATE = 11
 
 
-def columns(width: int) -> list[tuple[Column, int, int]]:
+def columns(width: int, keys: Sequence[SortKey] = tuple(SortKey)) -> list[tuple[Column, int, int]]:
     """The visible columns of a table of `width` cells, each with its first cell and its width."""
-    shown = [column for column in COLUMNS if width >= column.needs]
+    shown = [column for column in COLUMNS if width >= column.needs and column.key in keys]
     if width < _FULL_DATES_FROM:  # names need the cells more than years and seconds do
         shown = [replace(column, width=_SHORT_DATE) if column.key is SortKey.MODIFIED else column for column in shown]
     name = width - _MARGIN - sum(column.width + 2 for column in shown if column.width)

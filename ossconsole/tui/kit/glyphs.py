@@ -36,6 +36,7 @@ class Glyphs:
     folder: str = "▸"
     up: str = "↑"
     down: str = "↓"
+    arrow: str = "→"
     prompt: str = "›"
     plus_minus: str = "±"
     left_edge: str = "▌"
@@ -79,6 +80,7 @@ ASCII = Glyphs(
     folder="/",
     up="^",
     down="v",
+    arrow="->",
     prompt=">",
     plus_minus="+-",
     left_edge="|",

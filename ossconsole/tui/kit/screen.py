@@ -34,6 +34,7 @@ from ossconsole.tui.kit.actions import KeyAction, key_text
 from ossconsole.tui.kit.canvas import Canvas, Panel
 from ossconsole.tui.kit.glyphs import ASCII, Glyphs
 from ossconsole.tui.kit.text import Line, safe, shorten_middle, wrap
+from ossconsole.tui.kit.textual_internals import Paced
 
 T = TypeVar("T")
 
@@ -210,7 +211,7 @@ class KeyBar(Canvas):
         return next((wanted[:count] for count in range(len(wanted) - 1, 0, -1) if sum(sizes[:count]) <= room), [])
 
 
-class ConsoleScreen(_ConsoleAccess, Screen[None]):
+class ConsoleScreen(_ConsoleAccess, Paced, Screen[None]):
     """Subclasses set SCOPE and yield their widgets in `body`; `tick` runs 4 times a second while the screen shows."""
 
     SCOPE: ClassVar[str]
@@ -293,7 +294,7 @@ _VIM = {
 """Movement as in vim: in lists, trees, texts and between the buttons of a dialog."""
 
 
-class ConsoleModal(_ConsoleAccess, ModalScreen[Any]):
+class ConsoleModal(_ConsoleAccess, Paced, ModalScreen[Any]):
     """A dialog over a screen; Escape closes it with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -31,9 +31,9 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widget import Widget
 
-from ossconsole.dataset.contents import fit
+from ossconsole.dataset.contents import contact_sheet, fit
 from ossconsole.tui.kit.canvas import StyleCache
-from ossconsole.tui.kit.text import Line
+from ossconsole.tui.kit.text import Line, safe, shorten_middle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,6 +140,28 @@ _MIN_IMAGE_ROWS = 12  # cells
 Block = Line | ImageBlock
 Painter = Callable[[int, int], Sequence[Block]]
 """Returns the blocks for a width and a height in cells."""
+
+
+_SHEET_SIDE = 18  # pixels of an image in a sheet, and so cells
+_SHEET_GAP = 2  # pixels, as in `contact_sheet`
+
+
+def image_sheet(images: Sequence[tuple[NDArray[np.uint8], Sequence[str]]], width: int, ellipsis: str) -> list[Block]:
+    """Images side by side, each about 16 cells wide, with the lines of its caption below it."""
+    columns = max(2, min(len(images), (width - 2) // _SHEET_SIDE))
+    side = (width - 2) // columns - _SHEET_GAP
+    blocks: list[Block] = []
+    cell = (side + _SHEET_GAP) * (width - 2) / (columns * (side + _SHEET_GAP) - _SHEET_GAP)  # the sheet is scaled
+    for begin in range(0, len(images), columns):
+        row = images[begin : begin + columns]
+        blocks.append(ImageBlock(contact_sheet([pixels for pixels, _ in row], columns, side), tall=True))
+        for number in range(max(len(captions) for _, captions in row)):
+            line = Line()
+            for place, (_, captions) in enumerate(row):
+                text = safe(captions[number]) if number < len(captions) else ""
+                line.to(round(place * cell)).add(shorten_middle(text, int(cell) - 1, ellipsis), "dim")
+            blocks.append(line)
+    return blocks
 
 
 class DetailView(ScrollView, can_focus=True):

@@ -69,6 +69,8 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self._header = header
         self._rows: list[Row] = []
         self._style_cache = StyleCache(self)
+        self.shows_cursor = True
+        """False while the keys act on another pane."""
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -131,7 +133,9 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         index = self.scroll_offset.y + y - self._head
         if index >= len(self._rows):
             return Strip.blank(width, self._style_cache.style("text", cursor=False))
-        return self._strip(self._painter(self._rows[index], width), width, cursor=index == self.cursor)
+        return self._strip(
+            self._painter(self._rows[index], width), width, cursor=index == self.cursor and self.shows_cursor
+        )
 
     def _strip(self, line: Line, width: int, *, cursor: bool) -> Strip:
         pieces = line.to(width).pieces

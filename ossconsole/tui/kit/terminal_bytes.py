@@ -1,10 +1,14 @@
-"""TerminalBytes: the input of a terminal as text, without what is no key; and its answer about its background."""
+"""TerminalBytes: input as text, without what is no key; TerminalGuard: the output without controls."""
 
 from __future__ import annotations
 
 import codecs
 import re
 
+from rich.cells import cell_len
+from rich.segment import Segment
+from textual.color import Color
+from textual.filter import LineFilter
 from textual.message import Message
 
 # Never keys: an X10 mouse report, whose three bytes may have any value; the reply to a query of another program (OSC,
@@ -56,3 +60,30 @@ class TerminalBytes:
         elif len(whole) > len("\x1b["):
             whole = b""  # an incomplete mouse report
         return self._decoder.decode(whole)
+
+
+_KITTY_PLACEHOLDER = "\U0010eeee"  # a part of an image that the terminal has already
+_REPLACEMENT = "?"
+
+
+class TerminalGuard(LineFilter):
+    """Replaces control characters in everything that is drawn, the last guard before the terminal.
+
+    Our own lines spell such characters out (see `ossconsole.config.text.safe_text`). Textual's widgets show pasted text
+    and file names unchanged.
+    """
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - Textual's signature
+        if all(segment.text.isprintable() for segment in segments):
+            return segments
+        return [segment if segment.control else segment._replace(text=_printable(segment.text)) for segment in segments]
+
+
+def _printable(text: str) -> str:
+    """The text with "?" for control characters, in the same number of cells."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character == _KITTY_PLACEHOLDER else _REPLACEMENT * cell_len(character)
+        for character in text
+    )

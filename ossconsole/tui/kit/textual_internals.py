@@ -13,28 +13,26 @@ import os
 import re
 import selectors
 import signal
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import IO, Any
 
-from rich.cells import cell_len
 from rich.console import Console, RenderableType
-from rich.control import Control
-from rich.segment import Segment
-from textual._compositor import ChopsUpdate
+from textual._compositor import ChopsUpdate, LayoutUpdate
 from textual._xterm_parser import XTermParser
 from textual.app import App, ScreenStackError
-from textual.color import Color
 from textual.css.stylesheet import Stylesheet
 from textual.drivers.linux_driver import LinuxDriver
 from textual.events import Event, Key, Paste, Resize
-from textual.filter import LineFilter
 from textual.keys import Keys
 from textual.message import Message
 from textual.message_pump import MessagePump
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
+from textual.strip import Strip
 from textual.worker import Worker, WorkerFailed
 
+from ossconsole.tui.kit.link import HeldKeyPace, ShownCells
 from ossconsole.tui.kit.terminal_bytes import TerminalBytes
 
 log = logging.getLogger(__name__)
@@ -59,26 +57,59 @@ _HANDLED_ELSEWHERE = re.compile(r"\x1b\[(?:\[|M.{0,3}|<?[-\d;]+[mM]|\?\d+;\d\$y)
 
 
 class CroppedUpdate(ChopsUpdate):
-    """A partial update of the screen, cut to the changed spans on both sides.
+    """A partial update of the screen, cut to the cells that differ from those that the terminal shows.
 
     Textual sends each line from the left edge of the widget, whatever part of it changed.
     """
 
+    shown: ShownCells
+
     @classmethod
-    def of(cls, update: ChopsUpdate) -> CroppedUpdate:
+    def of(cls, update: ChopsUpdate, shown: ShownCells) -> CroppedUpdate:
         """A cropped copy of an update of Textual."""
-        return cls(update.chops, update.spans, update.chop_ends)
+        cropped = cls(update.chops, update.spans, update.chop_ends)
+        cropped.shown = shown
+        return cropped
 
     def render_segments(self, console: Console) -> str:
-        """The escape sequences of the changed spans."""
+        """The escape sequences of the changed cells."""
         parts = []
         for y, first, last in self.spans:
             for end, (start, strip) in zip(self.chop_ends[y], self.chops[y].items(), strict=False):
                 left, right = max(start, first), min(end, last)
                 if strip is not None and left < right:
-                    parts.append(Control.move_to(left, y).segment.text)
-                    parts.append(strip.crop(left - start, right - start).render(console))
+                    parts.append(self.shown.changes(left, y, strip.crop(left - start, right - start), console))
         return "".join(parts)
+
+
+class FullUpdate(LayoutUpdate):
+    """An update of the whole screen, of which only cells are sent that differ from those that the terminal shows."""
+
+    shown: ShownCells
+
+    @classmethod
+    def of(cls, update: LayoutUpdate, shown: ShownCells) -> FullUpdate:
+        """A copy of an update of Textual, which is always one of the whole screen."""
+        full = cls(update.strips, update.region)
+        full.shown = shown
+        return full
+
+    def render_segments(self, console: Console) -> str:
+        """The escape sequences of the changed cells."""
+        return "".join(self.shown.whole_row(y, Strip.join(row), console) for y, row in enumerate(self.strips))
+
+
+class Paced:
+    """Mixin of a screen: while a key is held, it is repainted no faster than a slow connection carries it.
+
+    It is not a screen itself, as Textual takes the default styles from the first base that is one.
+    """
+
+    app: Any
+
+    def _on_timer_update(self) -> None:
+        if not self.app.pace.rests(time.monotonic()):  # else the timer tries again after a frame
+            super()._on_timer_update()  # type: ignore[misc]
 
 
 class CachedStylesheet(Stylesheet):
@@ -172,6 +203,16 @@ class ConsoleDriver(LinuxDriver):
         super().__init__(app, **options)
         self._file: Any = _SafeFile(self._file, app)
 
+    def write(self, data: str) -> None:
+        """Send to the terminal, in the writer thread."""
+        self._app.pace.painted(len(data), time.monotonic())
+        super().write(data)
+
+    def start_application_mode(self) -> None:
+        """Take the terminal, of which nothing is known yet."""
+        self._app.shown_cells.forget()
+        super().start_application_mode()  # type: ignore[no-untyped-call]
+
     def _run_input_thread(self) -> None:
         try:
             self.run_input_thread()
@@ -206,6 +247,8 @@ class ConsoleDriver(LinuxDriver):
         """Post a message, unless it is an impossible terminal size."""
         if isinstance(message, Resize) and not all(0 < cells < _MAX_CELLS for cells in message.size):
             return
+        if isinstance(message, Key):  # here, as the App simulates others
+            self._app.pace.key(message.key, time.monotonic())
         super().process_message(message)
 
 
@@ -364,6 +407,9 @@ class ConsoleTextualApp(App[str]):
     def __init__(self) -> None:
         super().__init__(driver_class=ConsoleDriver)
         self.key_order = KeyOrder(self)
+        self.shown_cells = ShownCells()
+        self.pace = HeldKeyPace()
+        self._drawn_screen: Screen[object] | None = None
         self.crash_lines: list[str] = []
         self._crash: BaseException | None = None
 
@@ -382,12 +428,19 @@ class ConsoleTextualApp(App[str]):
 
     def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
         if isinstance(renderable, ChopsUpdate):
-            renderable = CroppedUpdate.of(renderable)
+            renderable = CroppedUpdate.of(renderable, self.shown_cells)
+        elif isinstance(renderable, LayoutUpdate):
+            if not isinstance(screen, ModalScreen) and screen is not self._drawn_screen:
+                self._drawn_screen = screen
+                self.shown_cells.forget()  # another mode also mends what a stranger wrote to the terminal
+            renderable = FullUpdate.of(renderable, self.shown_cells)
         super()._display(screen, renderable)
 
     async def on_event(self, event: Event) -> None:
         """Handle keys and pastes one by one."""
         if not isinstance(event, Key | Paste) or event.is_forwarded:
+            if isinstance(event, Resize):
+                self.shown_cells.forget()  # a terminal moves its lines
             await super().on_event(event)
             return
         now = self.key_order.take(event)
@@ -442,30 +495,3 @@ class ConsoleTextualApp(App[str]):
         if self._crash is not None and not self.crash_lines:
             self.crash_lines.append(crash_line(self._crash))
         self._close_messages_no_wait()
-
-
-_KITTY_PLACEHOLDER = "\U0010eeee"  # a part of an image that the terminal has already
-_REPLACEMENT = "?"
-
-
-class TerminalGuard(LineFilter):
-    """Replaces control characters in everything that is drawn, the last guard before the terminal.
-
-    Our own lines spell such characters out (see `ossconsole.config.text.safe_text`). Textual's widgets show pasted text
-    and file names unchanged.
-    """
-
-    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - Textual's signature
-        if all(segment.text.isprintable() for segment in segments):
-            return segments
-        return [segment if segment.control else segment._replace(text=_printable(segment.text)) for segment in segments]
-
-
-def _printable(text: str) -> str:
-    """The text with "?" for control characters, in the same number of cells."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() or character == _KITTY_PLACEHOLDER else _REPLACEMENT * cell_len(character)
-        for character in text
-    )

@@ -393,8 +393,8 @@ def _credential_lines(credentials: CredentialState, glyphs: Glyphs, now: float, 
 
 
 def _expiry(credentials: Credentials, now: float) -> Line:
-    if credentials.expiration is None:
-        return Line(("no expiry ", "dim"))
+    if credentials.expiration is None:  # a token always ends; some files do not say when
+        return Line(("expiry unknown ", "warn") if credentials.security_token else ("no expiry ", "dim"))
     left = credentials.expiration - datetime.fromtimestamp(now, timezone.utc)
     if left <= timedelta(0):
         return Line(("expired ", "bad"))

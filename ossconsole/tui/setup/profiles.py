@@ -405,7 +405,7 @@ class KeyForm(FormScreen):
             Field("access_key_id", "AccessKey ID", f"of a RAM user with access to the bucket; {written}"),
             Field("access_key_secret", "AccessKey secret", "never shown", secret=True),
             Field("security_token", "Security token", "for temporary credentials only", secret=True),
-            Field("expiration", "Expires at", "UTC, such as 2030-01-31T08:00:00Z; empty = never"),
+            Field("expiration", "Expires at", "UTC, such as 2030-01-31T08:00:00Z; empty = never or unknown"),
         ]
 
     def accept(self, values: Values) -> str:

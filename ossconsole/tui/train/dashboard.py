@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Protocol
 
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Grid, Horizontal, Vertical
@@ -64,6 +66,11 @@ class Dashboard(ConsoleScreen):
         raise NotImplementedError
 
     @property
+    def record(self) -> Path | None:
+        """The record of the run; None where there is no run."""
+        raise NotImplementedError
+
+    @property
     def state(self) -> ConsoleState:
         """The state to explain while there is no run; a record needs no bucket."""
         return Ready()
@@ -119,7 +126,7 @@ class Dashboard(ConsoleScreen):
         failed = view.state is RunState.FAILED
         self.set_class(failed, "-failed")
         self.set_class(view.state is not None and view.state.final, "-over")
-        self.set_class(headline.has_format_advice(view), "-format-advice")
+        self.set_class(headline.has_more_advice(view), "-more-advice")
         self.set_class(bool(view.errors) and not failed, "-failing")
         for panel in self.query("#verdict"):
             over = view.state is not None and view.state.final
@@ -202,9 +209,12 @@ class Dashboard(ConsoleScreen):
     # Actions
 
     def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
-        """Enable Dismiss while there are errors."""
+        """Enable Dismiss while there are errors, and Predictions where there is a checkpoint."""
+        view = self.source.view
         if action == "dismiss_errors":
-            return True if self.source.view.errors else None
+            return True if view.errors else None
+        if action == "predictions":
+            return True if view.last_checkpoint is not None else None
         return True
 
     def action_zoom(self, direction: int) -> None:
@@ -255,6 +265,14 @@ class Dashboard(ConsoleScreen):
         """Show all events in full."""
 
         self.app.push_screen(EventsScreen(self.context))
+
+    @work(exclusive=True, group="predictions", exit_on_error=False)
+    async def action_predictions(self) -> None:
+        """Show what the checkpoint of the run gets right and wrong; evaluate it first where that was not done."""
+        from ossconsole.tui.train.predictions import show_predictions
+
+        if self.record is not None:
+            await show_predictions(self, self.record)
 
     def action_dismiss_errors(self) -> None:
         """Hide the errors so far."""

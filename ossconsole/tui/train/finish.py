@@ -12,7 +12,8 @@ from ossconsole.tui.train.monitor import DashboardContext
 
 _LABEL = 14
 _STYLES = {RunState.FINISHED: "good", RunState.FAILED: "bad"}
-_KEYS = (("T", "resume"), ("n", "new run"), ("r", "all runs"))
+_KEYS = (("T", "resume"), ("p", "predictions"), ("n", "new run"), ("r", "all runs"))
+_OF_A_CHECKPOINT = ("T", "p")
 
 
 def card(context: DashboardContext, found: Diagnosis, width: int, height: int) -> list[Line]:
@@ -37,6 +38,8 @@ def card(context: DashboardContext, found: Diagnosis, width: int, height: int) -
         found_advice = found.advice
     if found_advice:
         rows.append(_row(edge, "speed-up", _speed_up(context, found_advice, width - _LABEL - 2)))
+    if found.ceiling:
+        rows.append(_row(edge, "model", Line((shorten(safe(found.ceiling), width - _LABEL - 2), "text"))))
     checkpoint = _checkpoint(context, width - _LABEL - 2)
     if checkpoint is not None:
         rows.append(_row(edge, "checkpoint", checkpoint))
@@ -107,9 +110,9 @@ def _checkpoint(context: DashboardContext, width: int) -> Line | None:
 
 
 def _keys(context: DashboardContext, width: int) -> Line:
-    """The keys of the next steps; a run without a checkpoint cannot be resumed."""
+    """The keys of the next steps; a run without a checkpoint cannot be resumed or evaluated."""
     line = Line()
     for key, text in _KEYS:
-        if key != "T" or context.view.last_checkpoint is not None:
+        if key not in _OF_A_CHECKPOINT or context.view.last_checkpoint is not None:
             line.add(f" {context.glyphs.dot} " if line.width else "", "dim").add(key, "primary").add(f" {text}", "text")
     return line.to(min(line.width, width))

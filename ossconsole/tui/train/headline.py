@@ -62,8 +62,9 @@ def verdict(context: DashboardContext, width: int, height: int) -> list[Line]:
     else:
         first.add(found.bottleneck.value, style).add(f": {text}", "text")
         first.right(_split(context, width - first.width), width)
-    formats = _fitted(found.format_advice, width - 2, height - 2, context) if found.format_advice else []
-    rest = [*_fitted(found.advice, width - 2, height - 1 - len(formats), context), *formats]
+    more = [each for each in (found.ceiling, found.format_advice) if each]
+    rows = [row for each in more for row in _fitted(each, width - 2, height - 2, context)][: max(0, height - 2)]
+    rest = [*_fitted(found.advice, width - 2, height - 1 - len(rows), context), *rows]
     return [first, *(Line((edge, style), (part, "dim")) for part in rest)]
 
 
@@ -75,14 +76,14 @@ def _fitted(text: str, width: int, height: int, context: DashboardContext) -> li
     return parts[: max(0, height)]
 
 
-def has_format_advice(view: RunView) -> bool:
-    """Whether the verdict needs rows for what another format would give.
+def has_more_advice(view: RunView) -> bool:
+    """Whether the verdict needs rows for what another format would give, or for the model's ceiling.
 
     They stay where that is known for one of the endpoints, so that the layout does not jump with each switch.
     """
     if view.summary is not None:
         return bool(view.summary.advice)
-    if view.run is not None and view.run.benchmark is not None:
+    if (view.run is not None and view.run.benchmark is not None) or (view.devices is not None and view.devices.ceiling):
         return True
     return any(view.measurement.format_gain(kind) is not None for kind in EndpointKind)
 

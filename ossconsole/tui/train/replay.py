@@ -149,6 +149,11 @@ class ReplayScreen(Dashboard):
         """The replay."""
         return self._replay
 
+    @property
+    def record(self) -> Path:
+        """The record that is played."""
+        return self._replay.path
+
     def body(self) -> ComposeResult:
         yield Panel(self._banner, id="replay")
         yield from super().body()
@@ -184,7 +189,9 @@ class ReplayScreen(Dashboard):
     # Actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Hide the controls of the player while following a live run."""
+        """Hide the controls of the player while following a live run; a run is evaluated after its end."""
+        if action == "predictions":
+            return True if self._run.checkpoint and not self._replay.follow else None
         if action in {"play", "speed", "restart", "skip"} and self._replay.follow:
             return False
         return super().check_action(action, parameters)

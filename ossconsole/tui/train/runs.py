@@ -24,6 +24,13 @@ from ossconsole.tui.kit.text import Line, moment, number, percent, rate, safe, s
 from ossconsole.tui.train.replay import Replay, ReplayScreen
 from ossconsole.tui.train.run_compare import MOST_RUNS, RunCompareScreen
 
+
+def _write_report(record: Path, target: Path) -> Path:
+    from ossconsole.training.bench.buyers import run_buyers  # imports numpy
+
+    return write_report(record, target, more=run_buyers)
+
+
 _EXPORTS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
     "csv": (".csv", export.export_csv),
     "json": (".json", export.export_json),
@@ -196,7 +203,7 @@ class RunsScreen(ConsoleScreen):
         """Write a page about the run to the working directory."""
         run = self.table.cursor_row
         if run is not None:
-            self._write(write_report, Path(run.path), Path.cwd() / f"{run.run}.html")
+            self._write(_write_report, Path(run.path), Path.cwd() / f"{run.run}.html")
 
     @work(thread=True, exclusive=True, group="export-file", exit_on_error=False)
     def _write(self, write: Callable[[Path, Path], object], record: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -14,19 +15,21 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Button
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import FieldError, Profile, checked
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.gpu import visible_gpus
+from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.view import RunView
-from ossconsole.training.settings import AUTO, BACKBONE, NOTHING, PRESETS, TrainSettings, auto_values, check_model
+from ossconsole.training.settings import AUTO, BACKBONE, DEVICES, NOTHING, PRESETS, TrainSettings, auto_values
 from ossconsole.tui.console import ConsoleState, Ready, RunHandle
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.actions import KeyAction
 from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, Field, FormScreen, PromptScreen, Values
 from ossconsole.tui.kit.jobs import warm_up
 from ossconsole.tui.kit.screen import notice, preparation, preparation_stages
-from ossconsole.tui.kit.text import number
+from ossconsole.tui.kit.text import number, safe
 from ossconsole.tui.train.dashboard import Dashboard, RunSource
 from ossconsole.tui.train.monitor import PendingRequest, RunMonitor
 
@@ -38,6 +41,8 @@ _FIELDS = (
     Field("batch_size", "Batch size", "samples per step; auto = 256 on a GPU with room, 64 on a CPU"),
     Field("workers", "Workers", "reader processes, at least one"),
     Field("processes", "GPUs", "number of GPUs to use; 0 = all"),
+    Field("gpu", "GPU", "with one GPU: its index or UUID; auto = the emptiest"),
+    Field("device", "Device", "auto = a GPU where there is one", choices=tuple((name, name) for name in DEVICES)),
     Field("endpoint", "Endpoint", "endpoint to start with"),
     Field("dataset_prefix", "Dataset", "prefix with train/<class>/ in it: prepared samples, or plain images"),
     Field("val_split", "Held out", "share of the images to validate with, where the dataset has no val/"),
@@ -82,10 +87,27 @@ class NewRunScreen(FormScreen):
             self._initial["endpoint"] = str(EndpointKind.STANDARD)
 
     def fields(self) -> list[Field]:
-        """The settings of the form, the endpoint as a list."""
-        kinds = tuple((self.glyphs.named(kind), kind.value) for kind in self._profile.endpoints)
-        fields = [replace(field, value=_shown(field.name, self._initial.get(field.name, ""))) for field in _FIELDS]
-        return [replace(field, choices=kinds) if field.name == "endpoint" else field for field in fields]
+        """The settings of the form; the endpoint is a list, and the GPU where NVML lists any."""
+        choices = {
+            "endpoint": tuple((self.glyphs.named(kind), kind.value) for kind in self._profile.endpoints),
+            "gpu": self._gpus(),
+        }
+        if choices["gpu"] and self._initial["gpu"] not in (value for _, value in choices["gpu"]):
+            self._initial["gpu"] = AUTO  # the machine has another GPU now
+        return [
+            replace(
+                field,
+                value=_shown(field.name, self._initial.get(field.name, "")),
+                choices=choices.get(field.name, field.choices),
+            )
+            for field in _FIELDS
+        ]
+
+    def _gpus(self) -> tuple[tuple[str, str], ...]:
+        """Auto and the GPUs that CUDA can use, by UUID: NVML's indices are not CUDA's. Empty without any."""
+        sample = self.services.sample
+        found = [gpu for gpu in visible_gpus(sample.gpu.gpus if sample is not None else ()) if gpu.uuid]
+        return ((AUTO, AUTO), *((_gpu_label(gpu), str(gpu.uuid)) for gpu in found)) if found else ()
 
     def _defaults(self) -> dict[str, Any]:
         return {**msgspec.to_builtins(TrainSettings()), "dataset_prefix": self._profile.dataset_prefix}
@@ -119,13 +141,7 @@ class NewRunScreen(FormScreen):
             if typed.get(name) == AUTO:
                 typed[name] = str(auto)
         try:
-            check_model(typed["model"])
-        except SettingsError as error:
-            raise FieldError("model", error.message, remedy=error.remedy) from error
-        try:
             settings = msgspec.convert(typed, TrainSettings, strict=False)
-        except SettingsError as error:
-            raise FieldError("weights", error.message, remedy=error.remedy) from error
         except msgspec.ValidationError as error:
             raise _field_error(str(error)) from error
         prefix = profile.dataset_prefix
@@ -141,6 +157,15 @@ _AUTO_VALUES = auto_values()
 def _shown(name: str, value: object) -> str:
     """A value of the settings in the form."""
     return AUTO if name in _AUTO_VALUES and value == _AUTO_VALUES[name] else str(value)
+
+
+def _gpu_label(gpu: GpuSample) -> str:
+    """A GPU or MIG instance in the list, with its memory in use."""
+    index = str(gpu.index) if gpu.mig is None else f"{gpu.index}.{gpu.mig}"
+    label = f"{index} {(gpu.name or 'GPU').removeprefix('NVIDIA ')}"
+    if gpu.memory_used is not None and gpu.memory_total:
+        label += f", {gpu.memory_used / 2**30:.1f}/{gpu.memory_total / 2**30:.0f} GiB in use"
+    return safe(label)
 
 
 def _field_error(reason: str) -> ConsoleError:
@@ -168,6 +193,11 @@ class TrainScreen(Dashboard):
     def source(self) -> RunSource:
         """The newest run."""
         return self.monitor
+
+    @property
+    def record(self) -> Path | None:
+        """The record of the newest run."""
+        return self.monitor.run.record_path if self.monitor.run is not None else None
 
     @property
     def state(self) -> ConsoleState:
@@ -207,6 +237,8 @@ class TrainScreen(Dashboard):
         busy = self.monitor.busy
         if action in _OF_A_RUN:
             return self._allowed(action) if busy else False
+        if action == "predictions" and busy:
+            return None
         if action == "new_run":  # while the bucket is being prepared, the key explains why no run can start
             return None if busy or self.services.readonly else True
         if action == "warm_up":

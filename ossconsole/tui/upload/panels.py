@@ -84,12 +84,14 @@ class PanelArea:
 # Form and plan
 
 
-def form_lines(area: PanelArea, prefix: str) -> list[Line]:
-    """The help of the form."""
+def form_lines(area: PanelArea, prefix: str, advanced: str) -> list[Line]:
+    """The help of the form, and the advanced settings that are not the defaults."""
     lines = [
         Line((" s  ", "primary"), ("scan the source and show the plan of the upload", "text")),
         Line((" o  ", "primary"), ("select a folder, an archive or a table", "text")),
+        Line((" a  ", "primary"), ("advanced: label files, a held-out share, the encoding of names", "text")),
         area.row("target", prefix),
+        *([area.row("advanced", safe(advanced), "strong")] if advanced else []),
         Line(),
         Line((" A source is one of", "dim")),
     ]

@@ -29,6 +29,7 @@ from ossconsole.tui.kit.jobs import check_bandwidth
 from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen, notice, preparation
 from ossconsole.tui.kit.text import MISSING, Line, safe, wrap
 from ossconsole.tui.upload import panels
+from ossconsole.tui.upload.advanced import AdvancedScreen, AdvancedSettings
 from ossconsole.tui.upload.panels import PanelArea, SampleStrip, SampleView
 
 
@@ -146,6 +147,7 @@ class UploadScreen(ConsoleScreen):
         self._recalled = False
         self._rates = panels.Throughput()
         self._problem = ""
+        self._advanced = AdvancedSettings()
 
     def body(self) -> ComposeResult:
         with Grid(id="upload-form"):
@@ -215,7 +217,11 @@ class UploadScreen(ConsoleScreen):
             return panels.plan_lines(area, plan, settings, self._prefix)
         waiting = notice(self.services.state, self.glyphs, width) or preparation(self.services, self.glyphs)
         waiting += [Line((f" {part}", "bad")) for part in wrap(safe(self._problem), width - 2) if part]
-        return [*waiting, *([Line()] if waiting else []), *panels.form_lines(area, self._prefix)]
+        return [
+            *waiting,
+            *([Line()] if waiting else []),
+            *panels.form_lines(area, self._prefix, self._advanced.describe()),
+        ]
 
     @property
     def _prefix(self) -> str:
@@ -239,6 +245,9 @@ class UploadScreen(ConsoleScreen):
             size=int(self._selected("size")) if self._has_size else 0,
             per_shard=int(self._selected("stored")),
             prefix=self.query_one("#prefix", Input).value.strip().strip("/"),
+            labels=self._advanced.label_files,
+            val_split=self._advanced.val_split,
+            names=self._advanced.names,
             **_FORMATS[self._selected("format")],
         )
         try:
@@ -335,7 +344,7 @@ class UploadScreen(ConsoleScreen):
         """Show the actions of the form, of the running upload or of its result."""
         handle = self.services.upload
         alive = handle is not None and handle.alive
-        if action in {"start", "pick"}:
+        if action in {"start", "pick", "advanced"}:
             ready = not self.services.readonly and isinstance(self.services.state, Ready)
             return False if alive else (True if ready else None)
         if action in {"pause", "cancel"}:
@@ -358,6 +367,16 @@ class UploadScreen(ConsoleScreen):
     def _picked(self, path: Path | None) -> None:
         if path is not None:
             self.query_one("#source", Input).value = str(path)
+        self.tick()
+
+    def action_advanced(self) -> None:
+        """Edit the settings that few sources need."""
+        self._wants_form = True
+        self.app.push_screen(AdvancedScreen(self._advanced), self._with_advanced)
+
+    def _with_advanced(self, settings: AdvancedSettings | None) -> None:
+        if settings is not None:
+            self._advanced, self._plan, self._problem = settings, None, ""
         self.tick()
 
     def action_start(self) -> None:

@@ -58,7 +58,7 @@ class SyntheticLoop:
 
     def step(self) -> None:
         self.compute.free_slots()
-        images = self.compute.images(self._data)
+        images = self.compute.images(self._data, self.compute.input_dtype)
         self.trainer.step(images, self.compute.labels(self._labels), self._meter, samples=self._batch)
 
     def rate(self, seconds: float) -> dict[str, float]:
@@ -129,7 +129,7 @@ def transform(setup: Setup) -> Part:
 
         def once(compute: DeviceContext = compute, data: torch.Tensor = data) -> None:
             compute.free_slots()
-            compute.images(data)
+            compute.images(data, compute.input_dtype)
 
         figures[f"normalise, batch {batch}, ms"] = _ms(once, setup.many(50))
     return Part(ok=True, figures=figures)

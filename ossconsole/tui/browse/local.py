@@ -1,0 +1,232 @@
+"""LocalPane: a folder of this machine beside the bucket. Its selection and the bucket's are independent."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, cast
+
+import msgspec
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.message import Message
+
+from ossconsole.config.text import counted, safe_text
+from ossconsole.storage.listing import SortKey
+from ossconsole.storage.multipart import is_partial
+from ossconsole.tui.browse.table import columns
+from ossconsole.tui.kit.canvas import Panel
+from ossconsole.tui.kit.glyphs import Glyphs
+from ossconsole.tui.kit.table import VirtualTable
+from ossconsole.tui.kit.text import Line, moment, shorten_middle, size
+
+_COLUMNS = (SortKey.NAME, SortKey.SIZE, SortKey.MODIFIED)
+
+
+class LocalEntry(msgspec.Struct, frozen=True):
+    """A row: a file or a folder. `modified` in Unix seconds; `size` in bytes, 0 for a folder."""
+
+    name: str
+    size: int
+    modified: float
+    is_folder: bool
+
+    @property
+    def sync_name(self) -> str:
+        """The name for a `SyncComparison`: that of a folder ends in "/"."""
+        return f"{self.name}/" if self.is_folder else self.name
+
+
+def read_folder(folder: Path) -> list[LocalEntry]:
+    """The files and folders in a folder, folders first; blocks. Raises OSError."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_partial(Path(entry.path)):
+                continue
+            try:
+                status = entry.stat()
+            except OSError:  # a symbolic link to nothing: it shows, and the upload names it
+                status = entry.stat(follow_symlinks=False)
+            is_folder = stat.S_ISDIR(status.st_mode)
+            found.append(LocalEntry(entry.name, 0 if is_folder else status.st_size, status.st_mtime, is_folder))
+    return sorted(found, key=lambda entry: (not entry.is_folder, entry.name))
+
+
+class LocalTable(VirtualTable[LocalEntry], inherit_bindings=False):
+    """The rows of the pane. The keys `g`, `h` and `l` are commands of the screen."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "Up", show=False),
+        Binding("down,j", "move(1)", "Down", show=False),
+        Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False),
+        Binding("pagedown,ctrl+d", "page(1)", "Page down", show=False),
+        Binding("home", "edge(-1)", "First", show=False),
+        Binding("end,G", "edge(1)", "Last", show=False),
+    ]
+
+
+class LocalPane(Vertical):
+    """The pane. `folder` is the one that shows; `selected` has names of it."""
+
+    class Focused(Message):
+        """The focus has come to this side, or has left it."""
+
+        def __init__(self, *, focused: bool) -> None:
+            super().__init__()
+            self.focused = focused
+
+    def __init__(self) -> None:
+        super().__init__(id="local")
+        self.folder = Path.cwd()
+        self.selected: set[str] = set()
+        self._problem = ""
+        self._loading = False
+        self.table = LocalTable(self._row_line, self._header_line, id="local-files")
+
+    def compose(self) -> ComposeResult:
+        yield Panel(self._path_lines, id="local-path")
+        yield self.table
+        yield Panel(self._status_lines, id="local-status")
+
+    @property
+    def _glyphs(self) -> Glyphs:
+        return cast("Glyphs", self.app.glyphs)  # type: ignore[attr-defined]
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the pane has the focus: keys act on its side."""
+        return self.table.has_focus
+
+    @property
+    def targets(self) -> list[LocalEntry]:
+        """The selected entries, or else the one under the cursor."""
+        selected = [entry for entry in self.table.rows if entry.name in self.selected]
+        row = self.table.cursor_row
+        return selected or ([row] if row is not None else [])
+
+    def go_to(self, folder: Path, select: str = "") -> None:
+        """Show a folder with the cursor on the name `select`."""
+        self.folder = folder
+        self.selected.clear()
+        self.table.show([])
+        self.refresh_rows(select)
+
+    def refresh_rows(self, select: str = "") -> None:
+        """Read the folder; the cursor stays on its name, or goes to the name `select`."""
+        self._loading = True
+        self._read(self.folder, select)
+
+    @work(thread=True, group="local", exclusive=True, exit_on_error=False)
+    def _read(self, folder: Path, select: str) -> None:
+        problem = ""
+        entries: list[LocalEntry] = []
+        try:
+            entries = read_folder(folder)
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror or error}"
+        self.app.call_from_thread(self._show, folder, entries, problem, select)
+
+    def _show(self, folder: Path, entries: Sequence[LocalEntry], problem: str, select: str) -> None:
+        if folder != self.folder:
+            return
+        row = self.table.cursor_row
+        wanted = select or (row.name if row is not None else "")
+        at = next((number for number, entry in enumerate(entries) if entry.name == wanted), self.table.cursor)
+        self.selected &= {entry.name for entry in entries}
+        self._problem, self._loading = problem, False
+        self.table.show(entries, at)
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Paint both lines and the rows."""
+        for panel in self.query(Panel):
+            panel.redraw()
+        self.table.refresh()
+
+    # Commands
+
+    def open_row(self) -> None:
+        """Open the folder under the cursor."""
+        row = self.table.cursor_row
+        if row is not None and row.is_folder:
+            self.go_to(self.folder / row.name)
+
+    def up(self) -> None:
+        """Open the parent folder with the cursor on this one."""
+        if self.folder.parent != self.folder:
+            self.go_to(self.folder.parent, self.folder.name)
+
+    def select(self) -> None:
+        """Select or deselect the row under the cursor."""
+        row = self.table.cursor_row
+        if row is not None:
+            self.selected ^= {row.name}
+            self.table.action_move(1)
+            self.redraw()
+
+    def select_all(self) -> None:
+        """Select all rows, or none where all are selected."""
+        names = {entry.name for entry in self.table.rows}
+        self.selected = set() if names == self.selected else names
+        self.redraw()
+
+    # Drawing, focus and mouse
+
+    def _on_descendant_focus(self) -> None:
+        self.post_message(self.Focused(focused=True))
+
+    def _on_descendant_blur(self) -> None:
+        self.post_message(self.Focused(focused=False))
+
+    def _on_virtual_table_opened(self, event: VirtualTable.Opened) -> None:
+        event.stop()
+        self.open_row()
+
+    def _on_virtual_table_moved(self, event: VirtualTable.Moved) -> None:
+        event.stop()
+
+    def _path_lines(self, width: int, _height: int) -> Sequence[Line]:
+        line = Line((" this machine ", "dim"), (f"{self._glyphs.prompt} ", "dim"))
+        path = shorten_middle(safe_text(str(self.folder)), max(8, width - line.width - 1), self._glyphs.ellipsis)
+        return [line.add(path, "title" if self.in_use else "dim")]
+
+    def _status_lines(self, _width: int, _height: int) -> Sequence[Line]:
+        if self._problem:
+            return [Line((f" {self._problem}", "bad"))]
+        if self._loading:
+            return [Line((f" reading{self._glyphs.ellipsis}", "dim"))]
+        folders = sum(entry.is_folder for entry in self.table.rows)
+        text = f" {counted(folders, 'folder')}, {counted(len(self.table.rows) - folders, 'file')}"
+        line = Line((text, "text"))
+        if self.selected:
+            amount = sum(entry.size for entry in self.table.rows if entry.name in self.selected)
+            line.add(f"  {len(self.selected):,} selected, {size(amount)}", "good")
+        return [line]
+
+    def _header_line(self, width: int) -> Line:
+        line = Line()
+        for column, start, cells in columns(width, _COLUMNS):
+            line.to(start).add(column.title.rjust(cells) if column.key is SortKey.SIZE else column.title, "dim")
+        return line
+
+    def _row_line(self, entry: LocalEntry, width: int) -> Line:
+        selected = entry.name in self.selected
+        folder = self._glyphs.folder if entry.is_folder else " "
+        line = Line((self._glyphs.done if selected else " ", "good"), (folder, "primary"))
+        for column, start, cells in columns(width, _COLUMNS):
+            line.to(start)
+            if column.key is SortKey.NAME:
+                name = safe_text(entry.sync_name)
+                style = "warn" if selected else "primary" if entry.is_folder else "text"
+                line.add(shorten_middle(name, cells, self._glyphs.ellipsis), style)
+            elif column.key is SortKey.MODIFIED:
+                date = moment(entry.modified)
+                line.add(date if cells >= len(date) else date[5:16], "dim")
+            elif not entry.is_folder:
+                line.add(size(entry.size).rjust(cells), "dim")
+        return line
