@@ -168,6 +168,7 @@ class Trainer:
         self.grad_norm: torch.Tensor | None = None
         """The norm of the gradients of the last update before clipping, on the device."""
         self._ddp = _distributed(self.model) if group.world > 1 else None
+        self._buckets_ordered = self._ddp is None
         self._eager: nn.Module = self._ddp or self.model
         self._compiled = CompiledForward(self._eager, _not_compiled(on_warning)) if settings.compile else None
         self._forward: Callable[[torch.Tensor], Any] = self._compiled or self._eager
@@ -211,6 +212,8 @@ class Trainer:
         own = len(labels)
         if not own:
             images, labels = self._dummy_batch(images)
+        if not self._buckets_ordered:
+            self._order_buckets(images[:1])
         self._accumulated = False
         # Batch norm has no statistics of a single image of 32 px: such a batch uses the running ones.
         self._eager.train(own > 1 and not self._frozen)
@@ -370,6 +373,23 @@ class Trainer:
             return (step + 1) / warmup
         progress = (step - warmup) / max(1, self._total_steps - warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    def _order_buckets(self, image: torch.Tensor) -> None:
+        """All ranks, once: DDP puts its gradients in the order in which they arrive, which it finds in its first step.
+
+        Sums of more than two ranks depend on the place of a gradient. Without this, the first step of a resumed run
+        would round other than the same step of an uninterrupted one.
+        """
+        pending = [parameter.grad for parameter in self._trained]
+        self._eager.eval()  # the batch norm statistics stay
+        self.optimizer.zero_grad()
+        with self._group.translate_errors(), self._compute.device_errors():
+            with self._compute.autocast():
+                outputs = self._eager(image)
+            outputs.sum().backward()
+        for parameter, gradient in zip(self._trained, pending, strict=True):
+            parameter.grad = gradient
+        self._buckets_ordered = True
 
     def _dummy_batch(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One black image and a label, for a rank without samples: collectives need all ranks."""
