@@ -184,7 +184,7 @@ ACTIONS = (
         ("copy", "c", "Copy", "Copy inside the bucket, on the server", 0),
         ("rename", "m", "Rename", "Rename or move, on the server", 0),
         ("addresses", "y", "Address", "Copy URI, key, URL or presigned URL", 40),
-        ("count", "z", "Count", "Count objects and bytes below, live", 50),
+        ("count", "z", "Count", "Count the objects below and their total size", 50),
         ("image", "i", "Image", "Show the image over the whole screen", 0),
         ("images", "p", "Images", "Preview the first images of the folder", 0),
         ("toggle_pane", "w", "Pane", "Toggle full-width details", 0),
