@@ -122,7 +122,7 @@ _LINE_EVERY_S = 2.0
 
 
 def slow_down(info: SandboxInfo, objects_per_s: float) -> None:
-    """Changes the speed of a sandbox's standard endpoint; a failure is logged, as the demo goes on without it."""
+    """Changes the speed of a sandbox's standard endpoint; a failure is logged, and the demo continues."""
     from ossconsole.sandbox.control import SandboxControl
 
     try:

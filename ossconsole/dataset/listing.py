@@ -149,7 +149,7 @@ def manifest_from_listing(
 ) -> tuple[Manifest, tuple[Unused, ...]]:
     """The manifest of `train/<class>/` and `val/<class>/` below `prefix`, in the order of the keys, and the rest there.
 
-    Where there is no folder of a split, class folders alone directly below `prefix` are the training samples.
+    Without a folder of a split, class folders alone directly below `prefix` are the training samples.
     Samples are image files, or the tutorial's `.pt` objects of one size: what `train/` has more of. A flat `val/` is
     used when there is a file of its labels: one of `labels`, or else below the prefix or in the working directory.
     Without it there is no val split. The manifest's `preparation` says where the labels are from. `validation/` is a

@@ -1,4 +1,4 @@
-"""The tour: captions that point at the panels, one after the other, while everything goes on behind them."""
+"""The tour: captions that point at the panels, one after the other, while the console works behind them."""
 
 from __future__ import annotations
 

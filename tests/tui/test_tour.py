@@ -1,4 +1,4 @@
-"""The tour: each caption is beside a panel that is visible, at any size, and the console goes on behind it."""
+"""The tour: each caption is beside a panel that is visible, at any size, and the console works behind it."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class CheckpointBench:
     """Writes `rounds` checkpoints of `size` bytes, reads each twice through every endpoint, and deletes it.
 
     Every object has a key of its own below the checkpoint prefix. Files of the same size are written to the folder
-    `mount` and read there. `on_event` gets each reading at once.
+    `mount` and read there. `on_event` gets each reading as it is taken.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""TerminalBytes: input as text, without what is no key; TerminalGuard: the output without controls."""
+"""TerminalBytes: input as text, without what is not a key; TerminalGuard: the output without controls."""
 
 from __future__ import annotations
 
