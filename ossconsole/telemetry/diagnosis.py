@@ -64,18 +64,7 @@ def diagnose(view: RunView, now: float, *, has_accelerated: bool = True) -> Diag
         )
     found = _diagnose_steps(view, split, has_accelerated=has_accelerated)
     rate = view.last_step.samples_per_s if view.last_step is not None else None
-    return msgspec.structs.replace(found, ceiling=share_of_ceiling(view.devices, rate))
-
-
-def share_of_ceiling(devices: events.Devices | None, samples_per_s: float | None) -> str:
-    """How much of what its model can do a run does; "" where no saved benchmark measured that."""
-    ceiling = devices.ceiling if devices is not None else None
-    if devices is None or ceiling is None or not ceiling.samples_per_s or samples_per_s is None:
-        return ""
-    share = percent(samples_per_s / ceiling.samples_per_s)
-    gpus = len(devices.gpus)
-    where = f"these {counted(gpus, 'GPU')}" if gpus > 1 else "this GPU" if gpus else "this CPU"
-    return f"{share} of what the model can do on {where} (benchmark {ceiling.bench})"
+    return msgspec.structs.replace(found, ceiling=view.devices.share_of_ceiling(rate) if view.devices else "")
 
 
 def _diagnose_steps(view: RunView, split: StepSplit, *, has_accelerated: bool) -> Diagnosis:
@@ -201,7 +190,8 @@ def _final(view: RunView) -> Diagnosis:
         failure = view.summary.error if view.summary and view.summary.error else ""
         return Diagnosis(Bottleneck.NONE, "failed", failure or (view.errors[-1].text if view.errors else ""))
     advice = view.summary.advice if view.summary else ""
-    ceiling = share_of_ceiling(view.devices, view.summary.samples_per_s if view.summary else None)
+    rate = view.summary.samples_per_s if view.summary else None
+    ceiling = view.devices.share_of_ceiling(rate) if view.devices else ""
     return Diagnosis(Bottleneck.NONE, str(view.state), _compared(view.comparison), advice, ceiling)
 
 

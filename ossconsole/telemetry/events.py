@@ -237,6 +237,14 @@ class Devices(_Event, frozen=True, kw_only=True, tag="devices"):
     gpus: tuple[str, ...] = ()
     ceiling: ModelCeiling | None = None
 
+    def share_of_ceiling(self, samples_per_s: float | None) -> str:
+        """How much of what its model can do a run does, in words; "" where no saved benchmark measured that."""
+        if self.ceiling is None or not self.ceiling.samples_per_s or samples_per_s is None:
+            return ""
+        share, gpus = percent(samples_per_s / self.ceiling.samples_per_s), len(self.gpus)
+        where = f"these {counted(gpus, 'GPU')}" if gpus > 1 else "this GPU" if gpus else "this CPU"
+        return f"{share} of what the model can do on {where} (benchmark {self.ceiling.bench})"
+
 
 class RankWork(_Event, frozen=True, kw_only=True, tag="rank_work"):
     """What each rank of a run, and each of its reader processes, did since the last event of this kind."""

@@ -23,7 +23,6 @@ from ossconsole.config.files import STATE_DIR_VARIABLE, make_folder, open_regula
 from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import ComparisonReport
-from ossconsole.telemetry.diagnosis import share_of_ceiling
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.ranks import RankFigures
 
@@ -350,7 +349,7 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
         device=devices.device if devices else "",
         gpus=devices.gpus if devices else (),
         gpu_utilization=_mean_utilization(devices, _last(data, events.Telemetry)),
-        ceiling=share_of_ceiling(devices, whole.samples_per_s if whole else None),
+        ceiling=devices.share_of_ceiling(whole.samples_per_s if whole else None) if devices else "",
     )
 
 

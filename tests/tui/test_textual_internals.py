@@ -246,7 +246,7 @@ async def test_keys_after_the_end_of_a_dialog_go_to_the_screen_below(make_app: A
     app = make_app(FakeServices(run=run), now=script.time)
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
-        await send(pilot, app, "l0.01\r1")
+        await send(pilot, app, "R0.01\r1")
         assert isinstance(app.screen, SetupScreen)
     assert ("set_lr", 0.01) in run.asked
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -88,7 +89,7 @@ def tensor_distances(
                     continue
                 elements = _elements(pair.left, read_left), _elements(pair.right, read_right)
                 yield _distance(pair.name, *elements)
-    except (zipfile.BadZipFile, KeyError, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, OSError, EOFError, RuntimeError, ValueError) as error:
         raise ConsoleError(
             f"{left.name} and {right.name} cannot be compared: one of the downloaded files is cut short or damaged.",
             remedy="Download both files again.",

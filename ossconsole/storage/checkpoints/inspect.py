@@ -226,7 +226,7 @@ def read_checkpoint(file: RangedFile, name: str) -> CheckpointInfo:
         raise CheckpointError(
             f"{shown} cannot be read as a checkpoint: {error.message}", remedy=error.remedy
         ) from error
-    except (zlib.error, NotImplementedError, RuntimeError, RecursionError, OSError, ValueError) as error:
+    except (zlib.error, NotImplementedError, RuntimeError, RecursionError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(
             f"{shown} cannot be read as a checkpoint: it is cut short or damaged.", remedy="Copy it again."
         ) from error
