@@ -105,11 +105,11 @@ SCRIPTS = [
 def test_a_script_is_watched_switched_killed_and_resumed(
     sandbox: OpenTarget, folders: Folders, name: str, ranks: int
 ) -> None:
-    with script(name, "--epochs", "6", ranks=ranks) as process:
+    with script(name, "--epochs", "3", ranks=ranks) as process:
         lines = rest(process)
     whole = batches_of(lines)
     first = []
-    with script(name, "--epochs", "6", ranks=ranks) as process:
+    with script(name, "--epochs", "3", ranks=ranks) as process:
         first += [line(process, _is_batch) for _ in range(8)]
         report = live_run(process)
         control.ask(report.pid, control.SwitchEndpoint(run=report.run, endpoint=EndpointKind.ACCELERATED))
@@ -119,7 +119,7 @@ def test_a_script_is_watched_switched_killed_and_resumed(
         first += process.stdout.read().splitlines()
     switches = [event for event in events_of(report.run) if isinstance(event, events.Switch)]
     assert [switch.endpoint for switch in switches] == [EndpointKind.ACCELERATED]
-    with script(name, "--epochs", "6", "--resume", ranks=ranks) as process:
+    with script(name, "--epochs", "3", "--resume", ranks=ranks) as process:
         resumed = batches_of(rest(process))
     begun = min(resumed)
     assert 1 < begun <= max(batches_of(first)) + 1
