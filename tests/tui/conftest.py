@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from ossconsole.config.files import STATE_DIR_VARIABLE
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.kit.glyphs import BRAILLE
 from tests.tui.fakes import START, FakeServices
+from tests.tui.screens import thread_call
 
 AppMaker = Callable[..., ConsoleApp]
 
@@ -43,6 +45,17 @@ def _the_event_loop_never_waits() -> Iterator[None]:
     _waited.clear()
     yield
     assert not _waited
+
+
+@pytest.fixture(autouse=True)
+def _thread_calls_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    to_thread = asyncio.to_thread
+
+    async def counted(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        async with thread_call():
+            return await to_thread(call, *arguments, **options)
+
+    monkeypatch.setattr(asyncio, "to_thread", counted)
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from ossconsole.config.profiles import Profile
 from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
 from ossconsole.dataset.upload.plan import UploadPlan
 from ossconsole.dataset.upload.progress import Phase, PipelineStage, SamplePreview, UploadProgress
+from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Failure
 from ossconsole.storage.jobs.threads import Cancelled
 from ossconsole.storage.jobs.warm import WarmUp
@@ -28,7 +29,7 @@ from ossconsole.telemetry.sampler import TelemetrySample
 from ossconsole.telemetry.samples import GpuSample, GpuSnapshot, HostSample
 from ossconsole.training.run_evaluation import EvaluationJob
 from ossconsole.training.settings import TrainSettings
-from ossconsole.tui.console import ConsoleState, PreparationStage, Ready, Setting, StageState, Starting
+from ossconsole.tui.console import BucketAdmin, ConsoleState, PreparationStage, Ready, Setting, StageState, Starting
 
 START = 1_750_000_000.0
 SECRET = "planted-secret-that-must-never-show"
@@ -182,7 +183,7 @@ class FakeStore:
         return f"oss://127/{key}"
 
     def head(self, key: str) -> ObjectInfo:
-        raise NotImplementedError(key)
+        raise StorageError(f"oss://127/{key}: The specified key does not exist.", code="NoSuchKey", status=404)
 
     def list_page(
         self, prefix: str, *, delimiter: str = "/", token: str = "", start_after: str = "", max_keys: int = 1000
@@ -257,6 +258,9 @@ class FakeServices:
 
     def begin(self) -> None:
         self.begun += 1
+
+    def bucket_setup(self) -> BucketAdmin:
+        raise ConsoleError("The tests of other screens have no bucket to set up.")
 
     @property
     def state(self) -> ConsoleState:

@@ -31,6 +31,7 @@ from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.retry import NO_RETRY
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import RunRecord, record_path
+from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.browse.screen import BrowseScreen
 from ossconsole.tui.browse.transfers import SyncScreen
 from ossconsole.tui.console import NoCredentials, PreparationStage, Ready, StageState
@@ -67,6 +68,11 @@ class Browser:
         return screen
 
     @property
+    def app(self) -> ConsoleApp:
+        assert isinstance(self.pilot.app, ConsoleApp)
+        return self.pilot.app
+
+    @property
     def text(self) -> str:
         return shown(self.pilot.app)
 
@@ -80,7 +86,7 @@ class Browser:
         while not condition():
             assert time.monotonic() < deadline, self.text
             await self.pilot.pause(0.02)
-            self.screen.tick()
+            self.app.tick()
         await self.pilot.pause()  # a dialog that was pushed is not yet put together
 
     async def press(self, *keys: str) -> None:
@@ -452,7 +458,7 @@ async def test_readonly_writes_nothing(bucket: ObjectStore, make_app: AppMaker) 
         await browser.press("U")
         await browser.until(lambda: "read-only" in browser.text)
         await browser.press("X")
-        assert isinstance(pilot.app.screen, ListScreen)
+        await browser.until(lambda: isinstance(pilot.app.screen, ListScreen))
     assert len(list(list_uploads(bucket, folder_of(bucket)))) == 1
 
 

@@ -40,7 +40,7 @@ from tests.tui.fakes_setup import (
     half_way,
     no_bucket,
 )
-from tests.tui.screens import settle, shown
+from tests.tui.screens import settle, shown, thread_calls_ended
 
 SMALL, LARGE = (80, 24), (120, 40)
 
@@ -58,9 +58,8 @@ async def press(pilot: Pilot[str], *keys: str) -> None:
     """Keys one by one, each followed by what it sets off."""
     for key in keys:
         await pilot.press(key)
-        await pilot.pause()
         # Dialogs are opened by a worker that lasts as long as they show, so that it cannot be waited for.
-        await pilot.pause()
+        await thread_calls_ended(pilot)
 
 
 async def confirm(pilot: Pilot[str], word: str) -> None:

@@ -237,6 +237,7 @@ async def test_keys_after_the_key_of_a_dialog_go_into_it(make_app: AppMaker) -> 
         assert app.screen.query_one("#field-max_steps", Input).value == "7"
         await send(pilot, app, "\r2")
         assert isinstance(app.screen, BrowseScreen)
+        await settle(pilot)
     assert [(settings.epochs, settings.max_steps) for settings in services.started] == [(12, 7)]
 
 
@@ -254,7 +255,7 @@ async def test_keys_after_the_end_of_a_dialog_go_to_the_screen_below(make_app: A
 async def test_keys_after_the_key_of_the_filter_go_into_it(make_app: AppMaker) -> None:
     app = make_app(FakeServices(), "browse")
     async with app.run_test(size=(80, 24)) as pilot:
-        await past_opening(pilot)
+        await settle(pilot)  # the filter needs a listing
         await send(pilot, app, "/e01")
         assert isinstance(app.screen, BrowseScreen)
         assert app.screen.query_one("#filter", Input).value == "e01"

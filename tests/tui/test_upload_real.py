@@ -83,7 +83,9 @@ async def test_from_form_to_manifest_with_a_retry_of_failures(
         for words in ("23 uploaded", "2 failed", "broken.jpg", "8.jpg", "r retry what is missing"):
             assert words in text, words
         (source / "train/ants/broken.jpg").write_bytes(jpeg(77))
-        await pilot.press("r", "p")
+        await pilot.press("r")
+        await settle(pilot)
+        await pilot.press("p")
         again = running(services).result(WAIT_S)
     assert (again.uploaded, again.unchanged, again.failed) == (2, 23, 0)
     store = sandboxed_bucket.store()
@@ -106,7 +108,9 @@ async def test_shards_and_another_prefix_are_set_in_the_form(
         await settle(pilot)
         assert "in tars of 100" in shown(app)
         assert "oss://127/screen-shards/elsewhere" in shown(app)
-        await pilot.press("ctrl+s", "p")
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        await pilot.press("p")
         assert running(services).result(WAIT_S).uploaded == 4
         await settle(pilot)
         assert "--dataset-prefix screen-shards/elsewhere" in shown(app)

@@ -79,12 +79,14 @@ class SetupScreen(ConsoleScreen):
         if (state.profile, state.usable) != self._shown_for:
             self._shown_for = state.profile, state.usable
             self._reset()
+            self._credentials_read_at = self.console.now
             self._read_machine(usable=state.usable)
         elif (
             self._credentials.found
             and self._credentials.found.expiration
             and self.console.now - self._credentials_read_at > _CREDENTIALS_READ_EVERY_S
         ):
+            self._credentials_read_at = self.console.now  # not when they are there: each tick would ask a slow source
             self._refresh_credentials()
         self._test_once()
         for panel in self.query(Panel):
@@ -113,7 +115,6 @@ class SetupScreen(ConsoleScreen):
 
     def _read_credentials(self) -> None:
         """Blocks; call it in a thread."""
-        self._credentials_read_at = self.console.now
         try:
             self._credentials = panels.CredentialState(found=self.services.credentials())
         except ConsoleError as error:
