@@ -21,7 +21,6 @@ import argparse
 import contextlib
 import gc
 import io
-import itertools
 import os
 import pickle
 import resource
@@ -29,8 +28,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +45,6 @@ from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 from ossconsole.training.bench.limits import rate
 from ossconsole.training.data import training_data
-from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.loader import BatchLoader
 from ossconsole.training.plan import Plan, Split
 from ossconsole.training.settings import TrainSettings
@@ -56,33 +52,10 @@ from tests.benchmarks.bench_loader import Arm, Place, interleaved, ratios, sprea
 from tests.benchmarks.datasets import CLASSES, made_up_body, photograph
 from tests.benchmarks.gpu.server import MadeUpDataset
 from tests.benchmarks.gpu.setup import prepared
+from tests.benchmarks.memory_reader import BATCH, JPEG, SIZE, STORED, TRANSFORM, MemoryReader
 
-F32, JPEG = SampleFormat.TENSOR_F32, SampleFormat.IMAGE_JPEG
-STORED, SIZE, BATCH = 256, 224, 64
+F32 = SampleFormat.TENSOR_F32
 IMAGENET_SAMPLES = 1_281_167
-TRANSFORM = SampleTransform(JPEG, STORED, SIZE, augment=True, seed=0)
-
-
-@dataclass(frozen=True)
-class MemoryReader:
-    """Makes readers that decode and crop images which are in memory."""
-
-    bodies: tuple[bytes, ...]
-
-    def __call__(self, number: int) -> Callable[[], int]:
-        import_jpeg_libraries()
-        keep_freed_memory()
-        rows = np.empty((BATCH, TRANSFORM.row_bytes), np.uint8)
-        turns = itertools.count(number)
-
-        def read_batch() -> int:
-            for row in rows:
-                sample = next(turns)
-                body = self.bodies[sample % len(self.bodies)]
-                TRANSFORM.write(body, 0, 0, TRANSFORM.rng(Split.TRAIN, 1, sample), row)
-            return len(rows)
-
-        return read_batch
 
 
 def endpoint(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
