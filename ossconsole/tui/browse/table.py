@@ -16,7 +16,7 @@ from ossconsole.storage.listing import ListingState, ObjectRows, RowView, Sort, 
 from ossconsole.storage.objects import SYMLINK
 from ossconsole.tui.browse.model import BrowseModel
 from ossconsole.tui.kit.glyphs import Glyphs
-from ossconsole.tui.kit.table import RowPainter, VirtualTable
+from ossconsole.tui.kit.table import Row, RowPainter, VirtualTable
 from ossconsole.tui.kit.text import Line, moment, shorten_middle, size
 
 _MARGIN = 3  # marks for selection and folder
@@ -191,8 +191,8 @@ class _ViewRows(Sequence[int]):
         return int(self._view.order[index])
 
 
-class ObjectTable(VirtualTable[int], inherit_bindings=False):
-    """Shows a RowView; its rows are row numbers. The key `g` is a command of the screen."""
+class FileTable(VirtualTable[Row], inherit_bindings=False):
+    """A table of files and folders. The key `g` is a command of the screen, unlike in other tables."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "Up", show=False),
@@ -202,6 +202,10 @@ class ObjectTable(VirtualTable[int], inherit_bindings=False):
         Binding("home", "edge(-1)", "First", show=False),
         Binding("end,G", "edge(1)", "Last", show=False),
     ]
+
+
+class ObjectTable(FileTable[int]):
+    """Shows a RowView; its rows are row numbers."""
 
     class HeaderClicked(Message):
         """The header was clicked at this cell."""
