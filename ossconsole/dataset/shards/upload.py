@@ -31,8 +31,8 @@ from ossconsole.dataset.shards.build import (
     list_objects,
 )
 from ossconsole.dataset.shards.index import PackedShard, PackedShardList, ShardSample
+from ossconsole.dataset.source.files import SkippedFile
 from ossconsole.dataset.source.layout import Layout
-from ossconsole.dataset.source.planned import SkippedFile
 from ossconsole.dataset.upload.job import PrefixTakenError, UploadJob, UploadSettings, check_prefix
 from ossconsole.dataset.upload.journal import JournalError, JournalLock, PlanAction, journal_path
 from ossconsole.dataset.upload.pipeline import LAST_ANSWERS_S

@@ -28,8 +28,8 @@ from ossconsole.dataset.manifest import (
     object_key,
     read_manifest_head,
 )
+from ossconsole.dataset.source.files import SkippedFile
 from ossconsole.dataset.source.layout import Layout, SourceOptions
-from ossconsole.dataset.source.planned import SkippedFile
 from ossconsole.dataset.upload.prepare import DEFAULT_QUALITY, PreprocessConfig
 from ossconsole.dataset.upload.progress import (
     IGNORED,

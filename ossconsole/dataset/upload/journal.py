@@ -24,7 +24,7 @@ from ossconsole.config.files import READ_WRITE, is_damage, open_private, private
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Sample
-from ossconsole.dataset.source.planned import PlannedSample
+from ossconsole.dataset.source.files import PlannedSample
 from ossconsole.storage.jobs.job import Failure
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ from ossconsole.dataset.manifest import Unused, UnusedCounter
 from ossconsole.dataset.shards.build import ShardPlanner
 from ossconsole.dataset.shards.index import BLOCK
 from ossconsole.dataset.shards.upload import ShardUpload, known_shards
+from ossconsole.dataset.source.files import PlannedSample, SkippedFile
 from ossconsole.dataset.source.layout import Layout
-from ossconsole.dataset.source.planned import PlannedSample, SkippedFile
 from ossconsole.dataset.upload.job import UploadJob, UploadSettings, check_prefix
 from ossconsole.dataset.upload.journal import Journal, PlanAction, journal_path
 from ossconsole.dataset.upload.samples import SampleUpload
