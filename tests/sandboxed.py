@@ -1,4 +1,4 @@
-"""A running sandbox with keys that may do less than its owner's, for tests of any layer."""
+"""A running sandbox with keys that may do less than its owner's, for tests of any layer; and its log."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import FaultPlan
 from ossconsole.sandbox.keys import AccessKey, KeyRing, Role
 from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.sandbox.response import RequestRecord
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import NO_RETRY
 
@@ -75,3 +76,11 @@ def sandboxed(folder: Path, *, unshaped: bool = True, arguments: tuple[str, ...]
 
 def _source(key: AccessKey) -> FixedSource:
     return FixedSource(Credentials(key.id, key.secret, key.token))
+
+
+def read_log(path: Path) -> Iterator[RequestRecord]:
+    """The records of a log, oldest first; other lines (the process's stderr) are skipped."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.startswith(b"{") and line.endswith(b"}\n"):
+                yield msgspec.json.decode(line, type=RequestRecord)
