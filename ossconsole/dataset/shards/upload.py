@@ -292,6 +292,4 @@ class ShardUpload(UploadJob):
         others = [key for key in self._objects if key not in ours]
         self.removed = [key for key in others if is_shard_name(key)]
         self.unknown = len(others) - len(self.removed)
-        if self.settings.prune:
-            self.store.delete_many(object_key(self.prefix, key) for key in self.removed)
-            self.pruned = True
+        self.prune()

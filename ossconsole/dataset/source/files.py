@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.labels import read_label_file
+from ossconsole.dataset.labels import find_label_file
 from ossconsole.dataset.source.arrangement import Look
 
 if TYPE_CHECKING:
@@ -210,8 +210,7 @@ class FolderSource:
 
     def read(self, name: str) -> bytes | None:
         """As ImageSource.read: from the top, or beside it."""
-        data = read_label_file(self.path / name)
-        return read_label_file(self.path.absolute().parent / name) if data is None else data
+        return find_label_file(self.path, name)
 
     def _walk(self, folder: Path, relative: str, depth: int) -> Iterator[Entry]:
         if depth == 1:

@@ -236,6 +236,15 @@ class UploadJob(BackgroundJob):
             raise self.error
         return self.summary()
 
+    def prune(self) -> None:
+        """Deletes `removed` from the bucket if the settings say so. Raises StorageError.
+
+        It comes after the manifest, so that none ever lists a deleted object.
+        """
+        if self.settings.prune:
+            self.store.delete_many(object_key(self.prefix, key) for key in self.removed)
+            self.pruned = True
+
     def summary(self) -> UploadSummary:
         """The results so far."""
         counts, seconds = self.stats.counts, self.stats.seconds

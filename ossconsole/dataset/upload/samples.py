@@ -198,10 +198,7 @@ class SampleUpload(UploadJob):
             splits={},
         )
         self.manifest = write_manifest(self.store, self.prefix, head, splits)
-        if self.settings.prune:
-            # Last, so that no manifest ever lists a deleted object.
-            self.store.delete_many(object_key(self.prefix, key) for key in self.removed)
-            self.pruned = True
+        self.prune()
 
 
 # The verification: what the journal says was sent, compared with what the bucket lists

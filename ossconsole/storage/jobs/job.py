@@ -302,6 +302,11 @@ class Job(BackgroundJob):
         self.failures.append(Failure(key, str(error), code, request_id))
         self.tracker.complete(key, size, failed=True)
 
+    def fail_folder(self, error: OSError) -> None:
+        """Records a folder that cannot be read, as the `onerror` of os.walk."""
+        self.tracker.add_total(1, 0)
+        self.fail(str(error.filename), ConsoleError(f"{safe_text(str(error.filename))}: {error.strerror}."))
+
     def attempt(self, item: FileT, do: Callable[[FileT], None]) -> None:
         """Runs `do(item)`. Records an error of this item alone, once per item; raises one that every item would meet.
 
