@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import fastcrc
 import msgspec
 
 from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.profiles import Profile
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import FaultPlan
 from ossconsole.sandbox.keys import AccessKey, KeyRing, Role
@@ -76,6 +79,19 @@ def sandboxed(folder: Path, *, unshaped: bool = True, arguments: tuple[str, ...]
 
 def _source(key: AccessKey) -> FixedSource:
     return FixedSource(Credentials(key.id, key.secret, key.token))
+
+
+def small_dataset(bucket: Sandboxed, name: str, *, samples: int, side: int) -> Profile:
+    """A dataset of black images of two classes in the bucket, and the profile that leads to it."""
+    profile, store = bucket.profile(name), bucket.store()
+    body = bytes(3 * side * side)
+    listed = tuple(Sample(f"train/c{n % 2}/{n}.u8", n % 2, side, side, fastcrc.crc64.xz(body)) for n in range(samples))
+    for sample in listed:
+        store.put(object_key(profile.dataset_prefix, sample.key), body)
+    manifest = Manifest(format=SampleFormat.IMAGE_U8, size=side, classes=("c0", "c1"), splits={"train": listed})
+    write_manifest(store, profile.dataset_prefix, manifest)
+    store.close()
+    return profile
 
 
 def read_log(path: Path) -> Iterator[RequestRecord]:
