@@ -356,7 +356,7 @@ def _format_table(found: Sequence[FormatResult], *, simulated: bool) -> Table:
 
 
 def _format_lines(summary: BenchSummary) -> Iterator[str]:
-    """What to know about the table."""
+    """The notes below the table."""
     setups = dict.fromkeys((each.cell.workers, each.cell.batch_size) for each in summary.formats)
     of = ", ".join(f"{counted(workers, 'worker')} with batches of {size}" for workers, size in setups)
     setup = of if len(setups) == 1 else "of the same setup"

@@ -91,7 +91,7 @@ class BenchRequests:
 
     def _request(self, number: int, temperature: CacheState, rows: npt.NDArray[np.int64]) -> BatchRequest:
         window = None
-        if self._data.data.sharded:  # each batch is read anew, so it is a window of its own
+        if self._data.data.sharded:  # each batch is read again, so it is a window of its own
             first = int(rows.min())
             window = Window(number, first, int(rows.max()) + 1 - first)
         return BatchRequest(
