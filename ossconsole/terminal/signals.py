@@ -17,7 +17,8 @@ from ossconsole.terminal.tty import OwnedTerminal, terminal_gone
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NUDGES_S = (0.05, 0.2, 1.0)
 """When the main thread is woken after a signal. Python calls a handler only in the main thread: where that was just
-about to sleep (seen in 2 of 5,000 trials), or the kernel delivered the signal to another thread, it would sleep on."""
+about to sleep (seen in 2 of 5,000 trials), or the kernel delivered the signal to another thread, it would continue to
+sleep."""
 
 _WATCH_S = 2.0
 """How often a terminal that sends no hang-up is tested."""

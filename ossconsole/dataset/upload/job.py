@@ -296,7 +296,7 @@ class UploadJob(BackgroundJob):
         return layout
 
     def planned(self, layout: Layout) -> None:
-        """Every file has been planned: `layout` knows now what else of the source is not used."""
+        """Call it once every file is planned: the list of unused files in `layout` is complete then."""
         self._layout = layout
 
     def no_samples(self, layout: Layout) -> ConsoleError:

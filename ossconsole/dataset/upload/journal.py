@@ -353,7 +353,7 @@ class Journal:
         self._write("UPDATE samples SET sent = 0 WHERE recipe NOT IN ('', ?) AND seen < ?", *(self._recipe, self._run))
 
     def forget_all(self) -> None:
-        """The bucket has nothing below the prefix."""
+        """Forgets all samples: the bucket has nothing below the prefix."""
         self._write("UPDATE samples SET sent = 0")
 
     # Afterwards

@@ -186,7 +186,7 @@ class _Planner:
         self._keep(self._new, item, self._counts["to_send"])
 
     def _keep(self, kept: list[PlannedSample], item: PlannedSample, count: int) -> None:
-        """Keeps a random few of the `count` images so far, so that they stand for all of them."""
+        """Keeps a random sample of the `count` images so far."""
         if len(kept) < _TIMED_IMAGES:
             kept.append(item)
         elif (place := self._chance.randrange(count)) < _TIMED_IMAGES:

@@ -153,7 +153,8 @@ def object_headers(call: Call, stored: StoredObject) -> dict[str, str]:
 
 
 async def delete(call: Call) -> Reply:
-    """DeleteObject; succeeds for an object that does not exist, as on the service. With `versionId` for good."""
+    """DeleteObject; succeeds for an object that does not exist, as on the service. With `versionId` it deletes that
+    version."""
     if version_id := call.query.get("versionId", ""):
         is_marker = call.store.delete_version(call.bucket, call.object_key, version_id)
     else:

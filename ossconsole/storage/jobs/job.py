@@ -185,7 +185,7 @@ class BackgroundJob(abc.ABC):
         threading.Thread(target=self._main, name=self.title[:40], daemon=True).start()
 
     def cancel(self) -> None:
-        """Asks the job to end; what is finished stays."""
+        """Requests the end of the job; finished items stay."""
         self.gate.cancel()
 
     def wait(self, timeout_s: float | None = None) -> bool:
