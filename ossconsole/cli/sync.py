@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,11 +111,15 @@ class _Sync:
         self._show_plan(plan)
         if dry_run:
             self._show_entries(plan)
+            if not self.as_json:
+                say("Nothing was changed (--dry-run).")
             return self._end([], plan, [])
         self._check(plan, yes=yes)
-        if not yes and self._asks(plan) and not click.confirm("Continue?", default=False, err=True):
-            say("Nothing was changed.")
-            return 1
+        if not yes and self._asks(plan):
+            self._show_entries(plan, only=("replace", "delete"), at_most=_SHOWN)
+            if not click.confirm("Continue?", default=False, err=True):
+                say("Nothing was changed.")
+                return 1
         return self._carry_out(plan)
 
     def _carry_out(self, plan: SyncPlan) -> int:
@@ -177,31 +182,33 @@ class _Sync:
         for difference, name in _NAMES.items():
             number, size = plan.total(difference)
             label = "only in the target" if difference is SyncDifference.EXTRA else name
-            say(f"  {label:<18}  {number:>11,}  {size / 1e6:>12,.1f} MB  {self._fate(difference)}")
+            say(f"  {label:<18}  {number:>9,}  {size:>15,} B  {self._fate(difference)}")
         if plan.others:
-            say(f"  not a file          {plan.others:>11,}  links to folders, pipes and sockets are left alone")
+            say(f"  not a file          {plan.others:>9,}                     left alone")
 
     def _fate(self, difference: SyncDifference) -> str:
         if difference is SyncDifference.EXTRA:
-            return "deleted" if self.delete else "left alone (--delete deletes them)"
+            return "deleted" if self.delete else "left alone without --delete"
         return {SyncDifference.NEW: "copied", SyncDifference.CHANGED: "replaced"}.get(difference, "left alone")
 
-    def _show_entries(self, plan: SyncPlan) -> None:
-        for word, entries in self._affected(plan):
-            for entry in entries:
+    def _show_entries(
+        self, plan: SyncPlan, *, only: Sequence[str] = ("copy", "replace", "delete"), at_most: int | None = None
+    ) -> None:
+        """Prints what is done to which name, the first `at_most` of each action (None: all)."""
+        affected: dict[str, list[SyncEntry]] = {
+            "copy": plan.of(SyncDifference.NEW),
+            "replace": plan.of(SyncDifference.CHANGED),
+            "delete": plan.of(SyncDifference.EXTRA) if self.delete else [],
+        }
+        up = plan.direction is Direction.UPLOAD
+        for word in only:
+            for entry in affected[word][:at_most]:
                 if self.as_json:
                     emit("change", action=word, key=entry.key, path=str(entry.path), size=entry.size)
                 else:
-                    say(f"{word:<7}  {entry.size:>15,}  {entry.key}")
-
-    def _affected(self, plan: SyncPlan) -> list[tuple[str, list[SyncEntry]]]:
-        """What the sync would do, and to which entries."""
-        extra = plan.of(SyncDifference.EXTRA) if self.delete else []
-        return [
-            ("copy", plan.of(SyncDifference.NEW)),
-            ("replace", plan.of(SyncDifference.CHANGED)),
-            ("delete", extra),
-        ]
+                    say(f"{word:<7}  {entry.size:>15,}  {entry.key if up else entry.path}")
+            if at_most is not None and len(affected[word]) > at_most:
+                say(f"{word:<7}  and {len(affected[word]) - at_most:,} more")
 
     # After
 

@@ -108,20 +108,30 @@ def test_a_dry_run_shows_every_name_and_changes_nothing(bucket: Bucket, capsys: 
     assert (summary["copied"], summary["deleted"]) == (0, 0)
     assert bucket.down("--dry-run") == 0
     out = capsys.readouterr().out
-    assert "left alone (--delete deletes them)" in out
-    assert f"copy                   2  {bucket.prefix}deep/extra" in out
+    assert "left alone without --delete" in out
+    assert f"copy                   2  {bucket.folder}/deep/extra" in out
     assert (bucket.files, bucket.objects) == (FILES, OBJECTS)
 
 
 @pytest.mark.parametrize(("answer", "code"), [(False, 1), (True, 0)])
 def test_in_a_terminal_it_asks_before_it_replaces(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, answer: bool, code: int
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: bool,
+    code: int,
 ) -> None:
     asked = []
+
+    def confirm(text: str, **_: object) -> bool:
+        asked.append(text)
+        return answer
+
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("click.confirm", lambda text, **_: asked.append(text) or answer)
+    monkeypatch.setattr("click.confirm", confirm)
     assert bucket.up() == code
     assert asked == ["Continue?"]
+    assert f"replace                4  {bucket.prefix}changed" in capsys.readouterr().out
     assert (bucket.objects["changed"] == b"here") is answer
     assert bucket.up() == (0 if answer else 1)
     assert len(asked) == (1 if answer else 2)  # nothing to replace any more
