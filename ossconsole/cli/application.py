@@ -71,6 +71,7 @@ class Application:
         self.state: ConsoleState = Starting()
         self.run: RunHandle | None = None
         self.upload: UploadJob | AttachedUpload | None = None
+        self.evaluation: EvaluationJob | None = None
         # The work of this process that others can see and control: a `training.remote.control.ControlTarget`.
         self.own_run: TrainingRun | None = None
         self.own_upload: UploadJob | None = None
@@ -208,16 +209,21 @@ class Application:
         source = dataset_source(self.store(EndpointKind.STANDARD), accelerated.profile.dataset_prefix)
         return WarmUp(accelerated, plan_warm(source, accelerated, again=again))
 
-    def plan_evaluation(self, record: Path) -> EvaluationJob:
-        """The evaluation of the checkpoint of a run, not started. Raises ConsoleError while a run is alive."""
+    def start_evaluation(self, record: Path) -> EvaluationJob:
+        """Evaluates the checkpoint of a run. Raises ConsoleError while a run or another evaluation is alive."""
         from ossconsole.training.run_evaluation import EvaluationJob
 
-        opened = self._ready()
-        if self.run is not None and self.run.alive:
-            raise ConsoleError(
-                "A run is active, and an evaluation would take its processor time.", remedy="Wait for its end."
-            )
-        return EvaluationJob(record, opened.profile, opened.credentials)
+        with self._changing:
+            opened = self._ready()
+            if self.run is not None and self.run.alive:
+                raise ConsoleError(
+                    "A run is active, and an evaluation would take its processor time.", remedy="Wait for its end."
+                )
+            if self.evaluation is not None:
+                self.evaluation.refuse_others("another evaluation")
+            self.evaluation = EvaluationJob(record, opened.profile, opened.credentials)
+            self.evaluation.start()
+            return self.evaluation
 
     def use_profile(self, name: str) -> None:
         """Opens another profile. Raises ConsoleError while work is active."""
@@ -284,6 +290,8 @@ class Application:
             if self.run is not None and self.run.alive:
                 name = self.run.record_path.stem
                 raise ConsoleError(f"The run {name} is still running.", remedy="Stop it first (s).")
+            if self.evaluation is not None:
+                self.evaluation.refuse_others("a run")
             prefix = dataset_prefix or opened.profile.dataset_prefix
             profile = msgspec.structs.replace(opened.profile, dataset_prefix=prefix)
             try:
