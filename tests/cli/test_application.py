@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 
@@ -14,6 +15,7 @@ from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile, Settings, save_settings
 from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.training.remote.control import Report
 from ossconsole.training.run_evaluation import EvaluationJob
@@ -186,6 +188,36 @@ def test_no_run_and_no_second_evaluation_start_during_an_evaluation(opened: Open
     with pytest.raises(ConsoleError, match="another evaluation would share"):
         application.start_evaluation(record)
     assert application.run is None
+
+
+def test_a_run_on_a_sandbox_that_a_demo_has_slowed_down_has_that_in_its_record(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slowed:
+        def slowed_words(self) -> str:
+            return "A demo has slowed it down."
+
+    class Run:
+        record_path, alive = record_path("slowed"), False
+
+        def __init__(self, *_: object, on_event: Callable[[events.Event], None], **_options: object) -> None:
+            self.on_event, self.warnings = on_event, list[str]()
+
+        def warn(self, message: str, _remedy: str) -> None:
+            self.warnings.append(message)
+
+        def start(self) -> None:
+            self.on_event(events.Run(time=1.0, run="slowed", version="1"))
+            self.on_event(events.State(time=1.0, state=RunState.RUNNING))
+
+    monkeypatch.setattr("ossconsole.training.run.TrainingRun", Run)
+    write_connector_file(KEY)
+    application = opened(Target(FLAGS))
+    assert application._opened is not None
+    application._opened = dataclasses.replace(application._opened, sandbox=Slowed())  # type: ignore[arg-type]
+    run = application.start_run(TrainSettings())
+    assert isinstance(run, Run)
+    assert run.warnings == ["A demo has slowed it down."]
 
 
 def test_nothing_is_started_or_changed_while_the_sample_dataset_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
