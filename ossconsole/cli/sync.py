@@ -106,7 +106,7 @@ class _Sync:
         if plan is None:
             self._show_failures(comparison.failures)
             if not comparison.failures:  # cancelled
-                return exit_code(signalled)
+                return self._end([], SyncPlan(direction, folder, prefix, ()), signalled, cancelled=True)
             raise ConsoleError("Both sides could not be compared, so nothing was changed.", remedy="See the failures.")
         self._show_plan(plan)
         if dry_run:
@@ -222,7 +222,7 @@ class _Sync:
         if not self.as_json and len(failures) > _SHOWN:
             say(f"Failed: and {len(failures) - _SHOWN:,} more")
 
-    def _end(self, jobs: list[Job], plan: SyncPlan, signalled: list[int]) -> int:
+    def _end(self, jobs: list[Job], plan: SyncPlan, signalled: list[int], *, cancelled: bool = False) -> int:
         """Prints the summary of the jobs that ran and returns the exit code."""
         from ossconsole.storage.jobs.actions import Delete
         from ossconsole.storage.jobs.job import JobState
@@ -234,7 +234,7 @@ class _Sync:
         size = sum(progress.bytes_done for deletes, progress in done if not deletes)
         seconds = sum(progress.seconds for _, progress in done)
         failures = [failure for job in jobs for failure in job.failures]
-        cancelled = any(job.state is JobState.CANCELLED for job in jobs)
+        cancelled = cancelled or any(job.state is JobState.CANCELLED for job in jobs)
         unchanged, _ = plan.total(SyncDifference.SAME)
         self._show_failures(failures)
         if self.as_json:

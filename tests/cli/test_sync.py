@@ -15,6 +15,7 @@ from ossconsole.cli.app import ossconsole
 from ossconsole.cli.output import run_group
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule, Stall
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.jobs.sync import SyncComparison
 from tests.cli.uploading import TIMEOUT_S
 from tests.dataset.uploads import until
 from tests.sandboxed import Sandboxed
@@ -177,6 +178,16 @@ def test_bad_usage_is_explained(
 ) -> None:
     assert run_group(ossconsole, ["sync", *arguments, *bucket.options]) == 2
     assert text in capsys.readouterr().err
+
+
+def test_a_comparison_that_is_cancelled_ends_in_a_summary_too(
+    bucket: Bucket, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SyncComparison, "work", lambda job: (job.cancel(), job.check_cancelled()))
+    assert bucket.up("--json") == 130
+    (summary,) = lines(capsys)
+    assert set(summary) == SUMMARY_KEYS
+    assert summary["cancelled"] is True
 
 
 def test_ctrl_c_leaves_whole_objects_only_and_the_next_one_resumes(
