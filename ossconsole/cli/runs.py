@@ -110,6 +110,7 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
     rate = (summary.reason or None) if summary.samples_per_s is None else f"{summary.samples_per_s:.1f}"
     simulated = " (simulated)" if summary.simulated else ""
     comparison = summary.comparison
+    conditions = comparison.conditions if comparison is not None else None
     known = {
         "run": summary.run,
         "state": state,
@@ -123,7 +124,7 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "data wait": None if summary.wait_fraction is None else f"{percent(summary.wait_fraction)} of the step",
         "slowest": slowest(summary.ranks) or None,
         "A/B": None if comparison is None else comparison.words,
-        "A/B of": None if comparison is None or comparison.conditions is None else comparison.conditions.words,
+        **{f"  {topic}": text for topic, text in (conditions.topics if conditions is not None else {}).items()},
         "endpoint": None if summary.endpoint is None else f"{summary.endpoint}{simulated}",
         "loss": None if summary.loss is None else f"{summary.loss:.4f}",
         "top-1": None if summary.top1 is None else f"{summary.top1 * 100:.1f} %",

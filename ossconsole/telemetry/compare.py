@@ -47,25 +47,34 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
 
     @property
+    def topics(self) -> dict[str, str]:
+        """All that is known, by topic, each short enough for a line of a terminal."""
+        size = None if self.bytes_per_sample is None else f"{counted(f'{self.bytes_per_sample:,.0f}', 'byte')}/sample"
+        parts: dict[str, tuple[str | None, ...]] = {
+            "length": (counted(self.pairs, "pair"), f"{self.minutes:.1f} min of settled steps"),
+            "training": (
+                f"batch {self.batch_size}" if self.batch_size else None,
+                counted(self.workers, "worker") if self.workers else None,
+                counted(self.processes, "process", "processes") if self.processes > 1 else None,
+            ),
+            "samples": (
+                self.sample_format,
+                size,
+                {"objects": "one object per sample"}.get(self.stored_as, self.stored_as),
+            ),
+            "cache": (
+                None if self.warm_share is None else f"{self.warm_share * 100:.0f} % from the cache (estimated)",
+            ),
+            "bucket": (f"region {self.region}" if self.region else None, "simulated" if self.simulated else None),
+            "versions": tuple(f"{name} {number}" for name, number in self.versions.items()),
+        }
+        texts = {topic: ", ".join(part for part in known if part) for topic, known in parts.items()}
+        return {topic: text for topic, text in texts.items() if text}
+
+    @property
     def words(self) -> str:
         """All that is known, in one line."""
-        size = None if self.bytes_per_sample is None else f"{counted(f'{self.bytes_per_sample:,.0f}', 'byte')}/sample"
-        warm = None if self.warm_share is None else f"{self.warm_share * 100:.0f} % from the cache (estimated)"
-        parts = (
-            counted(self.pairs, "pair"),
-            f"{self.minutes:.1f} min of settled steps",
-            f"batch {self.batch_size}" if self.batch_size else None,
-            counted(self.workers, "worker") if self.workers else None,
-            counted(self.processes, "process", "processes") if self.processes > 1 else None,
-            self.sample_format,
-            size,
-            {"objects": "one object per sample"}.get(self.stored_as, self.stored_as),
-            warm,
-            f"region {self.region}" if self.region else None,
-            "simulated" if self.simulated else None,
-            *(f"{name} {number}" for name, number in self.versions.items()),
-        )
-        return ", ".join(part for part in parts if part)
+        return ", ".join(self.topics.values())
 
 
 def installed_versions() -> dict[str, str]:

@@ -294,10 +294,15 @@ class Services(Protocol):
         Raises ConsoleError where nothing of it can be cached.
         """
 
-    def plan_evaluation(self, record: Path) -> EvaluationJob:
-        """The evaluation of the checkpoint of the run with this record, not started.
+    @property
+    def evaluation(self) -> EvaluationJob | None:
+        """The newest evaluation of this process, also after its end."""
 
-        Raises ConsoleError while a run is alive, and where the profile cannot read the checkpoint.
+    def start_evaluation(self, record: Path) -> EvaluationJob:
+        """Evaluates the checkpoint of the run with this record, and makes that `evaluation`.
+
+        Raises ConsoleError while a run or another evaluation is alive, and where the profile cannot read the
+        checkpoint.
         """
 
     def use_profile(self, name: str) -> None:

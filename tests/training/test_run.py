@@ -105,8 +105,11 @@ def test_a_resumed_run_continues_exactly(bucket: Bucket, start_run: StartRun) ->
     second = finished(stopped[0])
     summary = second[-1]
     assert isinstance(summary, events.Summary)
-    assert (summary.steps, figures(second)) == (6, [])
+    assert (summary.steps, summary.epochs, figures(second)) == (6, 0, [])
     third = finished(start_run(**settings, resume="latest"))
+    last = third[-1]
+    assert isinstance(last, events.Summary)
+    assert (last.steps, last.epochs) == (12, 2)
     from_uri = f"from oss://{bucket.profile.bucket}/{bucket.profile.checkpoint_prefix}/resnet18.pt."
     assert next(event.message for event in third if isinstance(event, events.InfoEvent)).endswith(from_uri)
     resumed = steps(second) + steps(third)
@@ -327,6 +330,7 @@ def test_pause_resume_checkpoint_and_stop_are_obeyed(start_run: StartRun) -> Non
     summary = found[-1]
     assert isinstance(summary, events.Summary)
     assert summary.state is RunState.STOPPED
+    assert summary.epochs == len(only(found, events.Epoch)), "only completed ones count"
     assert summary.checkpoint
     assert run.state is RunState.STOPPED
 

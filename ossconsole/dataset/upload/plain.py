@@ -183,7 +183,9 @@ class PlainUpload(Job):
         self.tracker.complete(file.key, 0)  # its bytes were counted part by part
 
 
-def transfer_jobs(store: ObjectStore, plan: SyncPlan, *, replace: bool, delete: bool) -> list[Job]:
+def transfer_jobs(
+    store: ObjectStore, plan: SyncPlan, *, replace: bool, delete: bool, threads: int = DEFAULT_THREADS
+) -> list[Job]:
     """The jobs that do what the plan says, to run one after the other, each only after the success of the one before.
 
     New files are copied; changed ones only with `replace`. With `delete`, what the source does not have is deleted.
@@ -193,11 +195,11 @@ def transfer_jobs(store: ObjectStore, plan: SyncPlan, *, replace: bool, delete: 
     jobs: list[Job] = []
     if plan.direction is Direction.UPLOAD:
         if new or changed:
-            jobs.append(PlainUpload(store, plan.folder, plan.prefix, entries=[*new, *changed]))
+            jobs.append(PlainUpload(store, plan.folder, plan.prefix, entries=[*new, *changed], threads=threads))
         if extra:
             jobs.append(Delete(store, [entry.object for entry in extra if entry.object is not None]))
         return jobs
     for entries, existing in ((new, Existing.KEEP), (changed, Existing.REPLACE)):
         if objects := [entry.object for entry in entries if entry.object is not None]:
-            jobs.append(Download(store, objects, plan.prefix, plan.folder, existing=existing))
+            jobs.append(Download(store, objects, plan.prefix, plan.folder, existing=existing, threads=threads))
     return [*jobs, DeleteFiles(plan.folder, extra)] if extra else jobs
