@@ -86,7 +86,8 @@ def row_line(
         if column.key is SortKey.NAME:
             name = shown_name(rows.name(row))
             style = "warn" if selected else "primary" if is_folder else "text"
-            line.add(checkpoint(name, cells) or shorten_middle(name, cells, glyphs.ellipsis), style)
+            room = width - start - 1 if is_folder else cells  # a folder has no figures
+            line.add(checkpoint(name, room) or shorten_middle(name, cells, glyphs.ellipsis), style)
         elif not is_folder:
             line.add(_figure(rows, row, column.key, cells), "dim")
     return line
