@@ -930,7 +930,7 @@ async def test_a_dcp_folder_is_inspected_where_it_stands_and_shows_its_columns(
         await browser.until(lambda: "DCP checkpoint" in browser.text)
         for words in (r"weight +3x4 float32", r"run +r1", r"epoch +2\b", r"step +40\b", r"top-1 +75\.0 %"):
             assert re.search(words, browser.text), words
-        await browser.until(lambda: re.search(r"step-40/ +epoch 2 +step 40 ", browser.text))
+        await browser.until(lambda: re.search(r"step-40/ +epoch 2 +step 40 +75\.0 %", browser.text))
         assert "20250615-150640-a1b2  epoch 3     step 80" in browser.text  # of its name alone
         assert not any(browser.screen.check_action(action, ()) for action in ("best", "train_from"))
         for plain in ("empty/", "other/"):
