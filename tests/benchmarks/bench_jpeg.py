@@ -259,13 +259,14 @@ def listing(options: argparse.Namespace, _scratch: Path) -> dict[str, Any]:
 class FirstBatch(msgspec.Struct, frozen=True):
     """A run's beginning. Times are those of the monotonic clock, which all processes share.
 
-    The processor times, in seconds, are those of the run until the samples are known, from there to the first batch,
-    and of its readers.
+    The processor times, in seconds, are those of the run while it lists, from there until the samples are known, from
+    there to the first batch, and of its readers. A manifest is not listed.
     """
 
     began: float
     known: float
     first_batch: float
+    listing_cpu_s: float
     known_cpu_s: float
     first_cpu_s: float
     readers_cpu_s: float
@@ -273,11 +274,13 @@ class FirstBatch(msgspec.Struct, frozen=True):
     most_mb: float
 
     def cpu_s(self, source: str) -> dict[str, Any]:
-        return {
-            f"{source}: processor time until it is known": spread([self.known_cpu_s]),
-            f"{source}: processor time from there to the first batch": spread([self.first_cpu_s]),
-            f"{source}: processor time of the readers": spread([self.readers_cpu_s]),
+        begin = {"until the last page": self.listing_cpu_s} if self.listing_cpu_s else {}
+        rest = {
+            f"{'from there ' if begin else ''}until the samples are known": self.known_cpu_s,
+            "from there to the first batch": self.first_cpu_s,
+            "of the readers": self.readers_cpu_s,
         }
+        return {f"{source}: processor time {name}": spread([value]) for name, value in (begin | rest).items()}
 
 
 def _first_batch(setup: Setup, profile: Profile, dataset: MadeUpDataset, options: argparse.Namespace) -> FirstBatch:
@@ -295,8 +298,14 @@ def first_batch() -> None:
     connector, settings = pickle.load(sys.stdin.buffer)
     before = psutil.Process().memory_info().rss
     began, began_cpu = time.monotonic(), time.process_time()
+    listed_cpu = began_cpu
+
+    def on_progress(_listed: int) -> None:  # also after the last page
+        nonlocal listed_cpu
+        listed_cpu = time.process_time()
+
     with contextlib.closing(ObjectStore(connector.profile, connector.credentials)) as store:
-        data = training_data(store, connector.profile.dataset_prefix)
+        data = training_data(store, connector.profile.dataset_prefix, on_progress=on_progress)
     known, known_cpu = time.monotonic(), time.process_time()
     plan = Plan(settings, data.count("train"), data.count("val"))
     with contextlib.closing(BatchLoader(connector, data, plan, settings)) as loader:
@@ -310,7 +319,8 @@ def first_batch() -> None:
         began=began,
         known=known,
         first_batch=first,
-        known_cpu_s=known_cpu - began_cpu,
+        listing_cpu_s=listed_cpu - began_cpu,
+        known_cpu_s=known_cpu - listed_cpu,
         first_cpu_s=first_cpu - known_cpu,
         readers_cpu_s=readers,
         held_mb=held / 1e6,
