@@ -82,13 +82,13 @@ def row_line(
     mark = glyphs.done if selected else " "
     line = Line((mark, "good"), (glyphs.folder if is_folder else " ", "primary"))
     for column, start, cells in columns(width):
-        line.to(start)
         if column.key is SortKey.NAME:
             name = shown_name(rows.name(row))
             style = "warn" if selected else "primary" if is_folder else "text"
-            line.add(checkpoint(name, cells) or shorten_middle(name, cells, glyphs.ellipsis), style)
+            room = width - start - 1 if is_folder else cells  # a folder has no figures
+            line.to(start).add(checkpoint(name, room) or shorten_middle(name, cells, glyphs.ellipsis), style)
         elif not is_folder:
-            line.add(_figure(rows, row, column.key, cells), "dim")
+            line.to(start).add(_figure(rows, row, column.key, cells), "dim")
     return line
 
 
