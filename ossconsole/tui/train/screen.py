@@ -260,13 +260,23 @@ class TrainScreen(Dashboard):
         ready = isinstance(self.services.state, Ready)
         return [(action, live and (ready or action.name != "new_run")) for action, live in super().live_actions()]
 
+    def label_now(self, action: str) -> str:
+        """The pause key continues a run that is paused, or will be."""
+        return "Continue" if action == "pause" and self._paused else ""
+
+    @property
+    def _paused(self) -> bool:
+        """Whether the run is paused, or was asked to pause."""
+        run, request = self.monitor.run, self.monitor.request
+        asked = request.name if request is not None else ""
+        return run is not None and (asked == "pause" or (run.state is RunState.PAUSED and asked != "resume"))
+
     def action_pause(self) -> None:
         """Pause the run, or resume it, also where it has not paused yet."""
-        run, request = self.monitor.run, self.monitor.request
+        run = self.monitor.run
         if run is None:
             return
-        asked = request.name if request is not None else ""
-        if asked == "pause" or (run.state is RunState.PAUSED and asked != "resume"):
+        if self._paused:
             run.resume()
             self._request("resume", "resuming", lambda view: view.state is not RunState.PAUSED)
         else:

@@ -340,6 +340,11 @@ class UploadScreen(ConsoleScreen):
 
     # Actions
 
+    def label_now(self, action: str) -> str:
+        """The pause key continues an upload that is paused."""
+        handle = self.services.upload
+        return "Continue" if action == "pause" and handle is not None and handle.progress().paused else ""
+
     def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
         """Show the actions of the form, of the running upload or of its result."""
         handle = self.services.upload
