@@ -447,6 +447,7 @@ class SampleStrip(Widget):
         parts = [gap]
         for rows in self._shown:
             row = rows[y] if y < len(rows) else Strip.blank(0)
+            row = row.apply_style(self.rich_style)
             parts += [row.adjust_cell_length(_THUMBNAIL_CELLS, self.rich_style), gap]
         return Strip.join(parts).adjust_cell_length(self.size.width, self.rich_style)
 
@@ -481,7 +482,7 @@ class SampleView(Widget):
         width = self.size.width
         if y >= len(self._strips):
             return Strip.blank(width, self.rich_style)
-        return self._strips[y].adjust_cell_length(width, self.rich_style)
+        return self._strips[y].apply_style(self.rich_style).adjust_cell_length(width, self.rich_style)
 
 
 def _pixels(picture: SamplePreview, fmt: SampleFormat, width: int, height: int) -> NDArray[np.uint8] | None:
