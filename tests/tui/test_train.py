@@ -126,13 +126,18 @@ async def test_space_pauses_and_resumes(make_app: AppMaker) -> None:
     app = make_app(FakeServices(run=run))
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
+        assert "space Pause" in shown(app)
         await pilot.press("space")
+        await settle(pilot)
+        assert "space Continue" in shown(app)
         run.state = RunState.PAUSED
         run.waiting = [events.State(time=START + 60, state=RunState.PAUSED)]
         await settle(pilot)
         assert "‖ paused" in shown(app)
+        assert "space Continue" in shown(app)
         await pilot.press("space")
         await settle(pilot)
+        assert "space Pause" in shown(app)
     assert run.asked == [("pause",), ("resume",)]
 
 

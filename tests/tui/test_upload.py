@@ -299,7 +299,10 @@ async def test_knobs(make_app: AppMaker) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         await pilot.press("p", "plus", "minus")
+        assert "p Pause" in shown(app)
         upload.shown = upload_progress(paused=True, parallelism=2)
+        await settle(pilot)
+        assert "p Continue" in shown(app)
         await pilot.press("p", "plus", "minus", "b")
         assert isinstance(app.screen, PromptScreen)
         await pilot.press("x", "enter")
