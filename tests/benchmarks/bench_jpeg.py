@@ -144,7 +144,9 @@ def _per_core(loader: BatchLoader, options: argparse.Namespace) -> float:
     """Samples per second of processor time of the readers."""
 
     def used() -> float:
-        times = [psutil.Process(reader.process.pid).cpu_times() for reader in loader._pool._readers]
+        readers = [(each.process, each.fetcher) for each in loader._pool._readers]
+        processes = [process for pair in readers for process in pair if process is not None]
+        times = [psutil.Process(process.pid).cpu_times() for process in processes]
         return sum(each.user + each.system for each in times)
 
     with contextlib.closing(loader):
