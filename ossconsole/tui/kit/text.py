@@ -116,6 +116,15 @@ def shorten_middle(text: str, width: int, ellipsis: str = "…") -> str:
     return set_cell_size(text, head) + ellipsis + text[end:]
 
 
+def shorten_around_key(text: str, width: int, ellipsis: str = "…") -> str:
+    """Like `shorten`, but an object key in the sentence gives way first, in its middle, to what follows it."""
+    excess = cell_len(text) - width
+    key = max(text.split(" "), key=cell_len)
+    if excess > 0 and cell_len(key) > _WORD:
+        text = text.replace(key, shorten_middle(key, max(_WORD, cell_len(key) - excess), ellipsis), 1)
+    return shorten(text, width, ellipsis)
+
+
 def wrap(text: str, width: int) -> list[str]:
     """`text` broken between words into lines of at most `width` cells."""
     lines = [""]

@@ -19,7 +19,7 @@ from ossconsole.tui.kit.canvas import Painter, Panel
 from ossconsole.tui.kit.dialogs import DetailScreen
 from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen
 from ossconsole.tui.kit.table import VirtualTable
-from ossconsole.tui.kit.text import Line, clock, percent, safe, shorten, shorten_middle, wrap
+from ossconsole.tui.kit.text import Line, clock, percent, safe, shorten_around_key, shorten_middle, wrap
 from ossconsole.tui.train import compare, headline, machine
 from ossconsole.tui.train.charts import SPEED, TimeAxis, TimeWindow, chart, chart_specs
 from ossconsole.tui.train.monitor import DashboardContext
@@ -317,7 +317,7 @@ def event_row(line: LogLine, context: DashboardContext, width: int) -> Line:
         mark, style = marks.get(line.level, (glyphs.dot, "dim"))
     row = Line((f" {clock(line.time)} ", "dim"), (f"{mark} ", style))
     look = {"error": "bad", "info": "dim"}.get(line.level, "text")
-    return row.add(shorten(safe(line.text), width - row.width, glyphs.ellipsis), look)
+    return row.add(shorten_around_key(safe(line.text), width - row.width, glyphs.ellipsis), look)
 
 
 class EventsScreen(ConsoleModal):
