@@ -105,8 +105,10 @@ def _checkpoint(context: DashboardContext, width: int) -> Line | None:
     saved = context.view.last_checkpoint
     if saved is None:
         return None
-    note = f"  epoch {saved.epoch}, step {saved.step:,}, {size(saved.bytes)}"
-    return Line((shorten_middle(safe(saved.key), width - len(note), context.glyphs.ellipsis), "text"), (note, "dim"))
+    key = safe(saved.key)  # in full, where that is possible: it can be copied
+    notes = (f"  epoch {saved.epoch}, step {saved.step:,}, {size(saved.bytes)}", f"  {size(saved.bytes)}", "")
+    note = next((note for note in notes if len(key) + len(note) <= width), "")
+    return Line((shorten_middle(key, width - len(note), context.glyphs.ellipsis), "text"), (note, "dim"))
 
 
 def _keys(context: DashboardContext, width: int) -> Line:
