@@ -46,9 +46,9 @@ _FIELDS = (
     Field("endpoint", "Endpoint", "endpoint to start with"),
     Field("dataset_prefix", "Dataset", "prefix with train/<class>/ in it: prepared samples, or plain images"),
     Field("val_split", "Held out", "share of the images to validate with, where the dataset has no val/"),
-    Field("switch_every", "Switch every", "alternate the endpoints every N steps; 0 = manual (e)"),
+    Field("switch_every", "Switch every", "alternate the endpoints every N steps; 0 = off, e switches by hand"),
     Field("learning_rate", "Learning rate", "peak, before a cosine to 0; auto = 0.1 per 256 samples"),
-    Field("image_size", "Image size", "side of the training images in px; 0 = 224 from 256 stored"),
+    Field("image_size", "Image size", "side of the training images in px; 0 = as stored (224 from 256)"),
     Field("weights", "Weights", "none, imagenet, a file, or oss://bucket/key"),
     Field("freeze", "Freeze", "backbone = train only the head", choices=((NOTHING, NOTHING), (BACKBONE, BACKBONE))),
     Field("resume", "Resume from", "key of a checkpoint, or latest; empty = from scratch"),
@@ -137,9 +137,9 @@ class NewRunScreen(FormScreen):
         """The run; its values are remembered, the dataset prefix unless it is the profile's. Raises FieldError."""
         typed = dict(values)
         profile = checked(msgspec.structs.replace(self._profile, dataset_prefix=typed.pop("dataset_prefix")))
-        for name, auto in _AUTO_VALUES.items():
-            if typed.get(name) == AUTO:
-                typed[name] = str(auto)
+        for name, (word, value) in _WORDS.items():
+            if typed.get(name) == word:
+                typed[name] = str(value)
         try:
             settings = msgspec.convert(typed, TrainSettings, strict=False)
         except msgspec.ValidationError as error:
@@ -151,12 +151,18 @@ class NewRunScreen(FormScreen):
         return NewRun(settings, prefix)
 
 
-_AUTO_VALUES = auto_values()
+_ZEROS = {"max_steps": "no limit", "switch_every": "off", "checkpoint_every": "each epoch", "image_size": "as stored"}
+_WORDS: dict[str, tuple[str, int]] = {
+    **{name: (AUTO, value) for name, value in auto_values().items()},
+    **{name: (word, 0) for name, word in _ZEROS.items()},
+}
+"""What stands for a value of a setting in the form, and that value, which can be entered as well."""
 
 
 def _shown(name: str, value: object) -> str:
     """A value of the settings in the form."""
-    return AUTO if name in _AUTO_VALUES and value == _AUTO_VALUES[name] else str(value)
+    word, meant = _WORDS.get(name, ("", None))
+    return word if word and value == meant else str(value)
 
 
 def _gpu_label(gpu: GpuSample) -> str:
