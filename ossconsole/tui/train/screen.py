@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from ossconsole.config.profiles import FieldError, Profile, checked
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.gpu import visible_gpus
+from ossconsole.telemetry.runs import RunSummary, list_runs
 from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.view import RunView
 from ossconsole.training.settings import AUTO, BACKBONE, DEVICES, NOTHING, PRESETS, TrainSettings, auto_values
@@ -33,7 +35,11 @@ from ossconsole.tui.kit.text import number, safe
 from ossconsole.tui.train.dashboard import Dashboard, RunSource
 from ossconsole.tui.train.monitor import PendingRequest, RunMonitor
 
+_log = logging.getLogger(__name__)
+
 FORM = "train"
+_RECENT = 40
+"""The number of recorded runs that are read for an idle screen; a large one shows about as many."""
 _FIELDS = (
     Field("epochs", "Epochs", "passes over the training set"),
     Field("max_steps", "Max steps", "stop after this many steps; 0 = no limit"),
@@ -189,6 +195,10 @@ class TrainScreen(Dashboard):
     SCOPE = "train"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("train")]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._recent: Sequence[RunSummary] = ()
+
     @property
     def monitor(self) -> RunMonitor:
         """The newest run as the console has seen it."""
@@ -214,6 +224,25 @@ class TrainScreen(Dashboard):
     def starting(self) -> bool:
         """True for a run that has not reported yet."""
         return self.monitor.busy
+
+    @property
+    def recent(self) -> Sequence[RunSummary]:
+        """The runs recorded last."""
+        return self._recent
+
+    def on_screen_resume(self) -> None:
+        """Paint; without a run, also list the runs recorded last."""
+        super().on_screen_resume()
+        if self.monitor.view.run is None:
+            self._list_recent()
+
+    @work(thread=True, exclusive=True, group="recent", exit_on_error=False)
+    def _list_recent(self) -> None:
+        try:
+            self._recent = list_runs(newest=_RECENT)
+        except ConsoleError as error:
+            _log.info("no recorded runs: %s", error)  # the list of runs shows it
+        self.app.call_from_thread(self.draw)
 
     @property
     def has_controls(self) -> bool:
