@@ -252,12 +252,16 @@ def summarise(path: Path) -> RunSummary:
 _REMEDY = "`ossconsole status` names the newest run."
 
 
-def list_runs() -> list[RunSummary]:
+def list_runs(*, newest: int | None = None) -> list[RunSummary]:
     """Every run of the state folder, newest first; files that are not records are left out.
 
-    Raises RecordError where the folder cannot be read; a missing one has no runs.
+    `newest` reads only so many of them, the last ones by their names, which begin with the date. Raises RecordError
+    where the folder cannot be read; a missing one has no runs.
     """
-    summaries = (_summary_or_none(path) for path in _records())
+    records = _records()
+    if newest is not None:
+        records = sorted(records, key=lambda path: path.name)[-newest:]
+    summaries = (_summary_or_none(path) for path in records)
     found = [summary for summary in summaries if summary is not None]
     return sorted(found, key=lambda summary: (summary.started, summary.run), reverse=True)
 

@@ -87,7 +87,7 @@ class HelpScreen(ConsoleModal):
         self._scopes = scopes
 
     def compose(self) -> ComposeResult:
-        with self.frame("Keys", "/ search · esc close"):
+        with self.frame("Keys", "/ search · esc close", id="keys"):
             yield Input(placeholder="search keys and actions", compact=True, id="help-search")
             with VerticalScroll(id="help-keys"):
                 yield KeyTable(self._scopes)

@@ -17,7 +17,7 @@ from textual.message import Message
 from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.listing import SortKey
 from ossconsole.storage.multipart import is_partial
-from ossconsole.tui.browse.table import FileTable, columns
+from ossconsole.tui.browse.table import FileTable, columns, selection_words
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.table import VirtualTable
@@ -190,8 +190,10 @@ class LocalPane(Vertical):
         text = f" {counted(folders, 'folder')}, {counted(len(self.table.rows) - folders, 'file')}"
         line = Line((text, "text"))
         if self.selected:
-            amount = sum(entry.size for entry in self.table.rows if entry.name in self.selected)
-            line.add(f"  {len(self.selected):,} selected, {size(amount)}", "good")
+            selected = [entry for entry in self.table.rows if entry.name in self.selected]
+            files = [entry for entry in selected if not entry.is_folder]
+            amount = sum(entry.size for entry in files)
+            line.add(f"  {selection_words(len(selected) - len(files), len(files), amount, 'file')}", "good")
         return [line]
 
     def _header_line(self, width: int) -> Line:

@@ -23,6 +23,7 @@ from ossconsole.tui.kit.text import Line, duration, percent, safe, shorten_middl
 
 _REFRESH_S = 0.5
 _FAILURES_SHOWN = 3
+_UNITS_FROM = 100  # cells; a narrower row keeps its room for the title
 
 
 def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
@@ -35,7 +36,8 @@ def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
         JobState.CANCELLED: (glyphs.paused, "warn"),
     }[job.state]
     more = "" if progress.total_known else "+"
-    parts = [f"{progress.items_done + progress.items_skipped:,}/{progress.items_total:,}{more}"]
+    unit = " objects" if width >= _UNITS_FROM else ""
+    parts = [f"{progress.items_done + progress.items_skipped:,}/{progress.items_total:,}{more}{unit}"]
     if progress.bytes_total:
         parts.append(f"{size(progress.bytes_done)} of {size(progress.bytes_total)}{more}")
     if job.moves_bytes and progress.bytes_total and progress.total_known:
