@@ -935,7 +935,7 @@ async def test_a_dcp_folder_is_inspected_where_it_stands_and_shows_its_columns(
         assert not any(browser.screen.check_action(action, ()) for action in ("best", "train_from"))
         for plain in ("empty/", "other/"):
             await browser.goes_to(plain)
-            await browser.until(lambda: "z count, p preview images" in browser.text)
+            await browser.until(lambda: "count its objects and bytes" in browser.text)
         assert not browser.notices
 
 
