@@ -72,6 +72,7 @@ def evaluate(
     check_model(model)
     settings = TrainSettings(workers=workers, device=device, gpu=gpu, batch_size=batch_size or 0)
     start_resource_tracker()
+    _warn_of_runs()
     with target.open() as opened:
         fill_sandbox(opened)
         with contextlib.closing(ObjectStore(opened.profile, opened.credentials, pause=_wait)) as store:
@@ -94,6 +95,19 @@ def evaluate(
     if saved:
         say("")
         say(f"Saved beside the record of the run: `ossconsole report {run}` shows it.")
+
+
+def _warn_of_runs() -> None:
+    """Warns where another process of this machine trains: both then share its processor, and perhaps the GPU."""
+    from ossconsole.training.remote.control import peers
+
+    for report in peers():
+        if report.run:
+            say(
+                f"Warning: The run {report.run} (process {report.pid}) is active on this machine: the evaluation takes "
+                "part of its processor and GPU time, and the run's figures are lower meanwhile.",
+                err=True,
+            )
 
 
 def _save(run: str, result: Evaluation) -> str:

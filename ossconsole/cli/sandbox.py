@@ -131,6 +131,23 @@ def slow_down(info: SandboxInfo, objects_per_s: float) -> None:
         log.warning("The sandbox's speed is unchanged: %s", error)
 
 
+def slow_down_until(wait: Callable[[], object], info: SandboxInfo, objects_per_s: float) -> None:
+    """Changes the speed of a sandbox's standard endpoint until `wait` returns."""
+    slow_down(info, objects_per_s)
+    wait()
+    restore_speed(info)
+
+
+def restore_speed(info: SandboxInfo) -> None:
+    """Ends a slow-down of a sandbox's standard endpoint, which others may use; a failure is logged."""
+    from ossconsole.sandbox.control import SandboxControl
+
+    try:
+        SandboxControl(info).restore_standard_speed()
+    except ConsoleError as error:
+        log.warning("The sandbox's speed is unchanged: %s", error)
+
+
 class FillStage(StrEnum):
     """The stages of creating the sample dataset, by their names on the screen."""
 

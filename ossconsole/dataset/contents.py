@@ -256,6 +256,19 @@ def read_content(store: ObjectStore, info: ObjectInfo, index: ManifestIndex | No
     return _sample(store, info, binary=binary) or _manifest(store, info, head) or _text_or_bytes(head, info, binary)
 
 
+def read_folder(store: ObjectStore, prefix: str) -> CheckpointInfo | None:
+    """The DCP checkpoint that the folder at `prefix`, which ends with "/", is; None for other folders.
+
+    Raises CheckpointError, StorageError.
+    """
+    key = f"{prefix}{SHARDED_NAME}"
+    page = store.list_page(key, max_keys=1)
+    index = next((each for each in page.objects if each.key == key and each.size and each.readable), None)
+    if index is None or store.get_range(key, 0, len(_PICKLE_MAGIC)) != _PICKLE_MAGIC:
+        return None
+    return inspect_checkpoint(store, key, index.size)
+
+
 def _has_tensor_index(info: ObjectInfo, head: bytes) -> bool:
     """Whether the object is of safetensors, or the index of a DCP checkpoint."""
     name = info.key.rpartition("/")[2]

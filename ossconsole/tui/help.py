@@ -36,7 +36,7 @@ class KeyTable(Canvas):
         self.redraw()
 
     def lines(self, width: int) -> list[Line]:
-        """All keys, for a width in cells; kept, as Textual asks several times before the first paint."""
+        """All keys, for a width in cells; cached, as Textual calls this several times before the first paint."""
         if self._cache[0] != width:
             self._cache = width, self._lines_of(width)
         return self._cache[1]

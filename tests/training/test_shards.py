@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -280,8 +281,10 @@ def test_bytes_changed_on_the_way_are_read_again(uploaded: Uploaded, loaders: Ne
 
 def test_a_benchmark_reads_neighbours(uploaded: Uploaded) -> None:
     requests = BenchRequests(BenchDataset(uploaded.data), EndpointKind.STANDARD, BATCH)
-    for number, request in zip(range(2 * TRAIN_SAMPLES // BATCH), requests.requests(), strict=False):
+    found = list(itertools.islice(requests.requests(), 2 * TRAIN_SAMPLES // BATCH + LANES))
+    for number, request in enumerate(found[:-LANES]):
         assert request.window == Window(number, int(request.indices[0]), BATCH)
+        assert request.next_window == found[number + LANES].window
         assert request.lane == number % LANES
         assert set(np.diff(request.indices)) == {1}
 

@@ -217,6 +217,23 @@ async def test_zoom_crosshair_log_and_raw(make_app: AppMaker) -> None:
         assert "  all ─" in shown(app)
 
 
+@pytest.mark.parametrize(("earlier", "later"), [("left", "right"), ("h", "l")])
+async def test_the_crosshair_moves_with_arrows_and_with_letters(make_app: AppMaker, earlier: str, later: str) -> None:
+    script = full()
+    app = make_app(FakeServices(run=FakeRun(list(script.events))), now=script.time)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("x")
+        await settle(pilot)
+        newest = shown(app)
+        await pilot.press(*[earlier] * 3)
+        await settle(pilot)
+        assert shown(app) != newest
+        await pilot.press(*[later] * 3)
+        await settle(pilot)
+        assert shown(app) == newest
+
+
 async def test_the_learning_rate_is_checked_before_it_is_set(make_app: AppMaker) -> None:
     run = FakeRun(list(full().events))
     app = make_app(FakeServices(run=run))

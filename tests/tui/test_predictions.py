@@ -25,6 +25,7 @@ from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.training.run_evaluation import EvaluationJob
 from ossconsole.tui.kit.glyphs import ASCII
 from ossconsole.tui.kit.scroll import ImageRow
+from ossconsole.tui.train.screen import NewRunScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import SIMULATED, FakeRun, FakeServices, Script
 from tests.tui.screens import settle, shown
@@ -102,7 +103,7 @@ def record() -> Path:
 def ended(record: Path, evaluation: EvaluationJob | ConsoleError | None = None) -> FakeServices:
     script = decided().end_epoch().state(RunState.FINISHED).summary()
     run = FakeRun(list(script.events), state=RunState.FINISHED, alive=False, record_path=record)
-    return FakeServices(run=run, evaluation=evaluation)
+    return FakeServices(run=run, next_evaluation=evaluation)
 
 
 async def test_p_evaluates_in_the_background_and_shows_the_result(make_app: AppMaker, record: Path) -> None:
@@ -138,6 +139,24 @@ async def test_an_evaluation_can_be_cancelled(make_app: AppMaker, record: Path) 
         assert job.wait(10)
         await until_text(pilot, app, "e evaluate again")
         assert job.state is JobState.CANCELLED
+
+
+async def test_no_run_is_configured_during_an_evaluation(make_app: AppMaker, record: Path) -> None:
+    job = HeldEvaluation(record)
+    app = make_app(ended(record, job))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("p")
+        await until_text(pilot, app, "x cancel")
+        await pilot.press("escape", "n")
+        await settle(pilot)
+        assert ["is being evaluated" in notice.message for notice in app._notifications] == [True]
+        assert not isinstance(app.screen, NewRunScreen)
+        job.cancel()
+        assert job.wait(10)
+        await pilot.press("n")
+        await settle(pilot)
+        assert isinstance(app.screen, NewRunScreen)
 
 
 async def test_a_refusal_is_shown(make_app: AppMaker, record: Path) -> None:

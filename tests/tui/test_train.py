@@ -508,6 +508,20 @@ async def test_a_run_says_how_much_of_its_models_ceiling_it_reaches(make_app: Ap
         assert f"model         50{words}" in shown(app)
 
 
+@pytest.mark.parametrize(("whole", "words"), [(0, "0 epochs, 30 "), (2, "2 epochs, 30 ")])
+async def test_the_card_and_the_event_count_the_same_epochs(make_app: AppMaker, whole: int, words: str) -> None:
+    script = Script().state(RunState.RUNNING, 3)
+    for _ in range(whole):
+        script.end_epoch()
+    script.steps(30).state(RunState.STOPPED).summary(RunState.STOPPED)
+    app = make_app(FakeServices(run=FakeRun(list(script.events), state=RunState.STOPPED, alive=False)), now=script.time)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        lines = shown(app).splitlines()
+    assert any("Stopped" in line and words in line for line in lines), "the card"
+    assert any("stopped:" in line and words in line for line in lines), "the event"
+
+
 async def test_with_a_price_the_card_says_what_the_faster_endpoint_saves(make_app: AppMaker) -> None:
     script = decided().end_epoch().state(RunState.FINISHED).summary()
     services = FakeServices(run=FakeRun(list(script.events), state=RunState.FINISHED, alive=False))

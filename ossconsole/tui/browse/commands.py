@@ -103,7 +103,7 @@ def _part_question(checkpoint: ObjectSummary) -> ConfirmScreen:
 async def _download_weights(screen: Browser, store: ObjectStore, checkpoint: ObjectSummary) -> None:
     folder = _folder(memory.recall(_FORM, store.profile.name).get("folder") or str(Path.cwd()))
     name = local_component(Path(checkpoint.key).stem) + "-weights.safetensors"
-    question = "Write the weights into this file (.safetensors, .pt or .pth):"
+    question = "Write the weights into this file (.safetensors, .pt, .pth or .onnx):"
     answer = await screen.app.push_screen_wait(
         PromptScreen("Download weights", question, str(folder / name), check=lambda text: check_file(_folder(text)))
     )

@@ -18,6 +18,7 @@ from ossconsole.dataset.contents import (
     ManifestIndex,
     TextContent,
     read_content,
+    read_folder,
 )
 from ossconsole.dataset.manifest import Manifest, manifest_key, read_manifest
 from ossconsole.storage.checkpoints.inspect import SAFETENSORS, SHARDED, CheckpointInfo
@@ -54,11 +55,14 @@ class Detail:
     def read(
         self, store: ObjectStore, index: ManifestIndex | None, *, full: bool, on_change: Callable[[Detail], object]
     ) -> None:
-        """Reads headers and content of an object, with `full` also ACL, tags and versions. Blocks.
+        """Reads headers and content of an object, with `full` also ACL, tags and versions; or a checkpoint's folder.
 
-        `on_change` is called, in this thread, whenever a part has arrived.
+        Blocks. `on_change` is called, in this thread, whenever a part has arrived.
         """
         try:
+            if self.is_folder:
+                self.content = read_folder(store, self.key)
+                return
             if full:
                 self.full = object_details(store, self.key)
             self.info = self.full.info if self.full else store.head(self.key)
@@ -189,7 +193,8 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
     for name, version in checkpoint.versions.items():
         lines += _pair(safe_text(name), safe_text(version), width)
     share = checkpoint.fetched / checkpoint.size if checkpoint.size else 0
-    lines += _pair("read", f"{size(checkpoint.fetched)}, {percent(share, 2)} of the object", width, "dim")
+    whole = "folder" if checkpoint.kind == SHARDED else "object"
+    lines += _pair("read", f"{size(checkpoint.fetched)}, {percent(share, 2)} of the {whole}", width, "dim")
     return [*lines, Line(), _title("Tensors"), *_tensors(checkpoint, width)] if checkpoint.model else lines
 
 

@@ -16,7 +16,7 @@ from ossconsole.storage.listing import ListingState, ObjectRows, RowView, Sort, 
 from ossconsole.storage.objects import SYMLINK
 from ossconsole.tui.browse.model import BrowseModel
 from ossconsole.tui.kit.glyphs import Glyphs
-from ossconsole.tui.kit.table import RowPainter, VirtualTable
+from ossconsole.tui.kit.table import Row, RowPainter, VirtualTable
 from ossconsole.tui.kit.text import Line, moment, shorten_middle, size, wrap
 
 _MARGIN = 3  # marks for selection and folder
@@ -82,13 +82,13 @@ def row_line(
     mark = glyphs.done if selected else " "
     line = Line((mark, "good"), (glyphs.folder if is_folder else " ", "primary"))
     for column, start, cells in columns(width):
-        line.to(start)
         if column.key is SortKey.NAME:
             name = shown_name(rows.name(row))
             style = "warn" if selected else "primary" if is_folder else "text"
-            line.add(checkpoint(name, cells) or shorten_middle(name, cells, glyphs.ellipsis), style)
+            room = width - start - 1 if is_folder else cells  # a folder has no figures
+            line.to(start).add(checkpoint(name, room) or shorten_middle(name, cells, glyphs.ellipsis), style)
         elif not is_folder:
-            line.add(_figure(rows, row, column.key, cells), "dim")
+            line.to(start).add(_figure(rows, row, column.key, cells), "dim")
     return line
 
 
@@ -211,8 +211,8 @@ class _ViewRows(Sequence[int]):
         return int(self._view.order[index])
 
 
-class ObjectTable(VirtualTable[int], inherit_bindings=False):
-    """Shows a RowView; its rows are row numbers. The key `g` is a command of the screen."""
+class FileTable(VirtualTable[Row], inherit_bindings=False):
+    """A table of files and folders. The key `g` is a command of the screen, unlike in other tables."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "Up", show=False),
@@ -222,6 +222,10 @@ class ObjectTable(VirtualTable[int], inherit_bindings=False):
         Binding("home", "edge(-1)", "First", show=False),
         Binding("end,G", "edge(1)", "Last", show=False),
     ]
+
+
+class ObjectTable(FileTable[int]):
+    """Shows a RowView; its rows are row numbers."""
 
     class HeaderClicked(Message):
         """The header was clicked at this cell."""

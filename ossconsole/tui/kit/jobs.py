@@ -83,7 +83,7 @@ async def warm_up(screen: ConsoleScreen) -> None:
 
 
 async def _planned(screen: ConsoleScreen) -> WarmUp | None:
-    """A warm-up that the user wants, not started; None after a refusal or an error, which is shown."""
+    """A warm-up that the user confirmed, not started; None after a refusal or an error, which is shown."""
     screen.notify("Reading the list of the dataset's objects.", timeout=3)
     try:
         job = await asyncio.to_thread(screen.services.plan_warm_up)

@@ -170,7 +170,7 @@ def _runs(old: Cells, new: Cells) -> Iterable[tuple[int, int]]:
 
 
 class HeldKeyPace:
-    """Lets the screen rest while a key is held: it would be repainted faster than a slow connection carries it.
+    """Limits repaints while a key is held, which a slow connection cannot carry.
 
     What was not sent yet when the key is let go would still be shown, row by row, for many seconds.
     """

@@ -244,12 +244,11 @@ class DetailView(ScrollView, can_focus=True):
         width = self.scrollable_content_region.width
         at = y + self.scroll_offset.y
         if at >= len(self._rows):
-            return Strip.blank(width, self._style_cache.style("text"))
+            return self._style_cache.blank(width)
         row = self._rows[at]
         if isinstance(row, Line):
-            row = Strip([Segment(text, self._style_cache.style(style)) for text, style in row.pieces])
-        else:
-            row = row.apply_style(self._style_cache.style("text"))
+            return self._style_cache.strip(row, width)
+        row = row.apply_style(self._style_cache.style("text"))
         return row.adjust_cell_length(width, self._style_cache.style("text"))
 
 

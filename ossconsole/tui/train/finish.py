@@ -59,8 +59,7 @@ def _done(view: RunView) -> str:
     steps = f"{view.step:,} of {counted(view.total_steps, 'step')}" if view.total_steps else counted(view.step, "step")
     if view.state is RunState.FINISHED:
         steps = counted(view.step, "step")
-    epochs = counted(view.last_epoch.epoch if view.last_epoch else 0, "epoch")
-    return f"{epochs}, {steps} in {duration(view.elapsed_s(view.last_time or 0.0))}"
+    return f"{counted(view.completed_epochs, 'epoch')}, {steps} in {duration(view.elapsed_s(view.last_time or 0.0))}"
 
 
 def _accuracy(view: RunView) -> list[str]:
