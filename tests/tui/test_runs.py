@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import Comparison, Decision
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import RunRecord, list_runs, record_path
@@ -73,6 +74,28 @@ def test_a_run_shows_its_speed_up_once_it_is_decided(two_runs: tuple[str, str]) 
         assert len(row) == len(titles) <= 80
 
 
+def test_the_comparison_marks_settings_and_breaks_long_values() -> None:
+    script = Script(epochs=20, steps_per_epoch=1000).state(RunState.RUNNING, 3)
+    for _ in range(10):
+        slow = script.endpoint is EndpointKind.STANDARD
+        script.steps(60, wait=0.4 if slow else 0.22)
+        script.switch(script.endpoint.other, ahead=0)
+    runs = [ComparedRun(), ComparedRun()]
+    for batch, run in zip((32, 64), runs, strict=True):
+        for event in script.events:
+            other = isinstance(event, events.Run) and {**event.settings, "batch_size": batch}
+            run.apply(msgspec.structs.replace(event, settings=other) if other else event)
+    views = [run.view for run in runs]
+    rows = [line.text for line in differences(views, BRAILLE, 120, 30)]
+    assert any(row.startswith("!batch size") for row in rows)
+    assert any(row.startswith(" state") for row in rows)
+    assert not any("…" in row for row in rows), "conditions in full"
+    assert any("…" in line.text for line in differences(views, BRAILLE, 120, 17)), "no rows are left"
+    few = [line.text for line in differences(views, BRAILLE, 80, 8)]
+    assert len(few) == 8
+    assert "more rows" in few[-1]
+
+
 async def test_runs_are_listed_newest_first(make_app: AppMaker, two_runs: tuple[str, str]) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(120, 40)) as pilot:
@@ -119,10 +142,11 @@ async def test_two_marked_runs_are_compared(make_app: AppMaker, two_runs: tuple[
         await settle(pilot)
         await settle(pilot)
         assert isinstance(app.screen, RunCompareScreen)
-        lines = [" ".join(line.split()) for line in shown(app).splitlines()]
-    assert "batch size 64 32" in lines
+        rows = shown(app).splitlines()
+    lines = [" ".join(line.split()) for line in rows]
+    assert "!batch size 64 32" in lines
     assert "state failed finished" in lines
-    assert not any(line.startswith("workers") for line in lines), "equal settings say nothing"
+    assert not any("workers" in row[:24] for row in rows), "equal settings say nothing"
 
 
 async def test_a_run_is_written_as_csv(

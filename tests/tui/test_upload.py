@@ -361,6 +361,14 @@ async def test_the_end_lists_failures_and_retries_them_as_one_action(make_app: A
     assert services.uploads == [UploadSettings(source=Path("/data/pictures"))]
 
 
+async def test_a_result_with_failures_is_marked_as_such(make_app: AppMaker) -> None:
+    for failed, mark in ((0, "✓"), (2, "!")):
+        app = make_app(ended(failed=failed), "upload")
+        async with app.run_test(size=(80, 24)) as pilot:
+            await settle(pilot)
+            assert f" {mark} done" in shown(app)
+
+
 async def test_the_error_that_stopped_it_shows(make_app: AppMaker) -> None:
     error = "No answer from the standard endpoint http://0.0.1:9000. Check its address, its port and the network."
     app = make_app(ended(Phase.FAILED, error=error), "upload")

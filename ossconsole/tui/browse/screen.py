@@ -430,7 +430,7 @@ class BrowseScreen(ConsoleScreen):
     def _status_lines(self, width: int, _height: int) -> Sequence[Line]:
         if self.store is None:
             return []
-        if preparing := preparation(self.services, self.glyphs):
+        if preparing := preparation(self.services, self.glyphs, width):
             return preparing
         return table.status_lines(self.model, self.glyphs, width, self.store.waiting)
 

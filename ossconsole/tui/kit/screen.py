@@ -34,7 +34,7 @@ from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.actions import KeyAction, key_text
 from ossconsole.tui.kit.canvas import Canvas, Panel
 from ossconsole.tui.kit.glyphs import ASCII, Glyphs
-from ossconsole.tui.kit.text import Line, safe, shorten_middle, wrap
+from ossconsole.tui.kit.text import Line, safe, shorten, shorten_middle, wrap
 from ossconsole.tui.kit.textual_internals import Paced
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ class ModeBar(_ConsoleAccess, Canvas):
         for number, (mode, title) in enumerate(MODES, 1):
             on = mode == self.console.current_mode
             if compact:
-                line.add(f"{number} {title}", "chip-key" if on else "chip-dim").add(" ", "chip")
+                line.add(f"{number} {title}", "chip-on" if on else "chip-dim").add(" ", "chip")
             else:
                 line.add(f" {number} {title} ", "chip-on" if on else "chip-dim")
         return line
@@ -360,14 +360,15 @@ def profile_label(profile: Profile | None) -> str:
     return f"oss://{profile.bucket}" if profile.name == FLAGS_NAME else f"profile {profile.name}"
 
 
-def preparation(services: Services, glyphs: Glyphs) -> list[Line]:
+def preparation(services: Services, glyphs: Glyphs, width: int) -> list[Line]:
     """The progress of the sample dataset in a line; empty once the dataset is complete."""
     state = services.state
     if not isinstance(state, Starting) or not state.opened:
         return []
     active = next((stage for stage in preparation_stages(services) if stage.state is StageState.ACTIVE), None)
     text = f": {active.label} {active.detail}".rstrip() if active else glyphs.ellipsis
-    return [Line((f" Preparing the sample dataset{safe(text)}", "warn"))]
+    shown = shorten(f" Preparing the sample dataset{safe(text)}", width, glyphs.ellipsis)
+    return [Line((shown, "warn"))]
 
 
 def stage_lines(glyphs: Glyphs, stages: Sequence[PreparationStage], width: int) -> list[Line]:

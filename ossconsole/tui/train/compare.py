@@ -32,15 +32,24 @@ _ROWS: tuple[tuple[str, Callable[[EndpointFigures], str]], ...] = (
     ("read", lambda figures: f"{size(figures.bytes_per_s)}/s" if figures.bytes_per_s is not None else MISSING),
     ("fetch p50", lambda figures: short_times((figures.fetch_p50,))),
     ("stalls", lambda figures: percent(figures.stall_share)),
-    ("typical", lambda figures: short_times((figures.typical_step_s,))),
+    ("typ. step", lambda figures: short_times((figures.typical_step_s,))),
     ("step p50", lambda figures: short_times((figures.step_p50,))),
     ("step p95", lambda figures: short_times((figures.step_p95,))),
     ("copy", lambda figures: short_times((figures.copy_s,))),
     ("compute", lambda figures: short_times((figures.compute_s,))),
-    ("cold cache", lambda figures: rate(figures.cold_rate)),
-    ("warm cache", lambda figures: rate(figures.warm_rate) if figures.kind is EndpointKind.ACCELERATED else MISSING),
+    ("cold cache", lambda figures: _per_second(figures.cold_rate)),
+    (
+        "warm cache",
+        lambda figures: _per_second(figures.warm_rate if figures.kind is EndpointKind.ACCELERATED else None),
+    ),
     ("visits", lambda figures: f"{figures.visits:,}" if figures.visits else MISSING),
 )
+
+
+def _per_second(samples: float | None) -> str:
+    return MISSING if samples is None else f"{rate(samples)}/s"
+
+
 LABEL_WIDTH = 11
 # Columns farther apart than this are hard to compare.
 MAX_COLUMN = 22

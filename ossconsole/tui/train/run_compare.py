@@ -26,7 +26,7 @@ from ossconsole.tui.kit import actions, plot
 from ossconsole.tui.kit.canvas import Painter, Panel
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.screen import ConsoleScreen
-from ossconsole.tui.kit.text import MISSING, Line, duration, number, percent, rate, safe, shorten
+from ossconsole.tui.kit.text import MISSING, Line, duration, number, percent, rate, safe, shorten, wrap
 from ossconsole.tui.train.charts import (
     AXIS_WIDTH,
     LOSS,
@@ -51,7 +51,10 @@ Views = Sequence[RunView]
 
 
 def differences(views: Views, glyphs: Glyphs, width: int, height: int) -> list[Line]:
-    """The settings that differ, then the results; rows that do not fit are counted."""
+    """The settings that differ, marked, then the results; rows that do not fit are counted.
+
+    Long values are broken into lines where rows are left.
+    """
     column = (width - _LABEL) // len(views)
     head = Line((" run", "dim")).to(_LABEL)
     for place, (view, style) in enumerate(zip(views, STYLES, strict=False), 1):
@@ -59,15 +62,29 @@ def differences(views: Views, glyphs: Glyphs, width: int, height: int) -> list[L
         head.add(shorten(f"{place}: {name}" if column > len(name) + 3 else f"{place}", column - 1), style)
         head.to(_LABEL + column * place)
     results = [(name, [value(view) for view in views]) for name, value in _RESULTS]
-    rows = [*_settings(views), *results]
+    settings = _settings(views)
+    rows = [*settings, *results]
     lines = [head]
     for at, (name, values) in enumerate(rows):
         if len(lines) == height - 1 and at < len(rows) - 1:
-            lines.append(Line((f" and {len(rows) - at} more rows", "dim")))
+            lines.append(Line((f" and {len(rows) - at} more rows: a higher terminal shows them", "dim")))
             break
-        line = Line((f" {name}", "dim")).to(_LABEL)
-        for index, value in enumerate(values):
-            line.add(shorten(safe(value), column - 1, glyphs.ellipsis), "text").to(_LABEL + column * (index + 1))
+        mark = "!" if at < len(settings) - 1 else " "  # the last one is the source of the figures
+        label = Line((mark, "warn"), (name, "dim"))
+        lines += _side_by_side(label, values, column, glyphs, most=max(1, height - len(lines) - (len(rows) - at - 1)))
+    return lines
+
+
+def _side_by_side(label: Line, values: Sequence[str], column: int, glyphs: Glyphs, *, most: int) -> list[Line]:
+    """A row of the table, of at most so many lines."""
+    parts = [wrap(safe(value), column - 1) for value in values]
+    for found in [each for each in parts if len(each) > most]:
+        found[most - 1 :] = [shorten(" ".join(found[most - 1 :]), column - 1, glyphs.ellipsis)]
+    lines = []
+    for at in range(max(map(len, parts))):
+        line = (label if at == 0 else Line()).to(_LABEL)
+        for index, found in enumerate(parts, 1):
+            line.add(found[at] if at < len(found) else "", "text").to(_LABEL + column * index)
         lines.append(line)
     return lines
 

@@ -38,6 +38,7 @@ from ossconsole.tui.train.monitor import PendingRequest, RunMonitor
 _log = logging.getLogger(__name__)
 
 FORM = "train"
+_UNLIMITED = 1000  # cells; a toast breaks its text itself
 _RECENT = 40
 """The number of recorded runs that are read for an idle screen; a large one shows about as many."""
 _FIELDS = (
@@ -431,7 +432,7 @@ class TrainScreen(Dashboard):
         if isinstance(state, Ready):
             self.console.new_run()
             return
-        lines = preparation(self.services, self.glyphs) or notice(state, self.glyphs, self.size.width)
+        lines = preparation(self.services, self.glyphs, _UNLIMITED) or notice(state, self.glyphs, self.size.width)
         self.notify(" ".join(line.text.strip() for line in lines), severity="warning", markup=False)
 
     def action_resume(self) -> None:

@@ -310,6 +310,8 @@ def bar(area: PanelArea, progress: UploadProgress) -> Line:
     glyphs = area.glyphs
     mark, style = _STATE_MARKS.get(progress.phase, (glyphs.running, "primary"))
     mark = {"done": glyphs.done, "failed": glyphs.failed, "cancelled": glyphs.paused}.get(mark, mark)
+    if progress.phase is Phase.DONE and progress.failed:
+        mark, style = "!", "warn"  # as the chip, which counts the failures
     if progress.paused and not progress.phase.final:
         mark, style = glyphs.paused, "warn"
     state = "paused" if progress.paused and not progress.phase.final else str(progress.phase)
@@ -400,11 +402,8 @@ def end_lines(
         fate = "deleted from the bucket" if summary.pruned else "still in the dataset"
         lines.append(area.row("missing from source", f"{counted(len(summary.removed), 'sample')}, {fate}", "warn"))
     if summary.unknown:
-        lines.append(
-            area.row(
-                "unknown", f"{counted(summary.unknown, 'object')} below the prefix that do not belong to this dataset"
-            )
-        )
+        found = counted(summary.unknown, "object")
+        lines.append(area.row("unknown", f"{found} below the prefix that do not belong to this dataset"))
     marked = [(area.glyphs.failed, "bad", note) for note in summary.failures]
     lines += _problem_lines(area, marked, summary.failed, summary.unused, area.height - len(lines) - 2)
     return [*lines, Line(), Line((_next(progress, summary, prefix), "primary"))]

@@ -217,7 +217,7 @@ class UploadScreen(ConsoleScreen):
         if self._plan is not None:
             settings, plan = self._plan
             return panels.plan_lines(area, plan, settings, self._prefix)
-        waiting = notice(self.services.state, self.glyphs, width) or preparation(self.services, self.glyphs)
+        waiting = notice(self.services.state, self.glyphs, width) or preparation(self.services, self.glyphs, width)
         waiting += [Line((f" {part}", "bad")) for part in wrap(safe(self._problem), width - 2) if part]
         return [
             *waiting,
