@@ -55,7 +55,7 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_demo(target: Target, *, as_json: bool) -> int:
-    """Does the whole main job on the sandbox and prints it; gives the exit code. Raises ConsoleError."""
+    """Runs the whole workflow on the sandbox and prints it; returns the exit code. Raises ConsoleError."""
     from ossconsole.telemetry.sampler import Sampler
     from ossconsole.training.run import TrainingRun
 
@@ -83,7 +83,7 @@ def run_demo(target: Target, *, as_json: bool) -> int:
 
 
 def _conclude(opened: OpenTarget, run: TrainingRun, view: RunView, begun: float, *, as_json: bool) -> None:
-    """Verifies the checkpoint and prints what came of the demo. Raises ConsoleError."""
+    """Verifies the checkpoint and prints the result of the demo. Raises ConsoleError."""
     from ossconsole.dataset.manifest import read_manifest
     from ossconsole.storage.client import ObjectStore
 

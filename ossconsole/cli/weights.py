@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("checkpoint")
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path), metavar="FILE", help="FILE.pt, .pth or .safetensors."
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="FILE.pt, .pth, .safetensors or .onnx.",
 )
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Model of `latest` and `best`.")
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
@@ -36,8 +40,8 @@ def weights(*, checkpoint: str, out: Path, model: str, force: bool, as_json: boo
     """Write the weights in CHECKPOINT to a file for other programs, such as plain torchvision.
 
     CHECKPOINT is a file, a key, oss://BUCKET/KEY, latest or best. The averaged weights (--ema-decay) are written where
-    there are any. Classes, image size and normalisation are metadata of a .safetensors file; beside a .pt they are in
-    FILE.json.
+    there are any. Classes, image size and normalisation are metadata of a .safetensors or .onnx file; beside a .pt they
+    are in FILE.json. An .onnx file has the whole model, and needs pip install 'ossconsole[onnx]'.
     """
     from ossconsole.training.checkpoints.export import check_out, export_weights
 
@@ -105,6 +109,8 @@ def _wait(wait: Wait) -> None:
 
 
 def _print(exported: ExportedWeights, where: str) -> None:
+    from ossconsole.training.checkpoints.export import ONNX
+
     metadata = exported.metadata
     averaged = ", the averaged weights (EMA)" if metadata["averaged"] else ""
     size = f"{counted(exported.tensors, 'tensor')}, {exported.bytes / 1e6:.1f} MB{averaged}"
@@ -118,7 +124,7 @@ def _print(exported: ExportedWeights, where: str) -> None:
             "The checkpoint does not say its model, classes and image size: load the file into the model that it is of."
         )
         return
-    say("Load it in plain torchvision:")
+    say("Run it with onnxruntime:" if exported.path.suffix == ONNX else "Load it in plain torchvision:")
     say("")
     for line in exported.code.splitlines():
         say(f"    {line}")

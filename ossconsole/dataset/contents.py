@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -153,21 +152,6 @@ def fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]
     return np.asarray(Image.fromarray(pixels).resize(size, resampling))
 
 
-def contact_sheet(images: Sequence[NDArray[np.uint8]], columns: int, side: int, gap: int = 2) -> NDArray[np.uint8]:
-    """Images (uint8, (height, width, 3)) in rows of `columns`, each fitted into a square of `side` pixels, on black."""
-    import numpy as np
-
-    rows = -(-len(images) // columns)
-    step = side + gap
-    sheet = np.zeros((max(1, rows * step - gap), columns * step - gap, 3), np.uint8)
-    for number, image in enumerate(images):
-        small = fit(image, side, side)
-        top = number // columns * step + (side - small.shape[0]) // 2
-        left = number % columns * step + (side - small.shape[1]) // 2
-        sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return sheet
-
-
 def _looks_like_floats(data: bytes) -> bool:
     import numpy as np
 
@@ -270,6 +254,19 @@ def read_content(store: ObjectStore, info: ObjectInfo, index: ManifestIndex | No
     if head.startswith(_IMAGE_MAGIC):
         return _image(head, info.size)
     return _sample(store, info, binary=binary) or _manifest(store, info, head) or _text_or_bytes(head, info, binary)
+
+
+def read_folder(store: ObjectStore, prefix: str) -> CheckpointInfo | None:
+    """The DCP checkpoint that the folder at `prefix`, which ends with "/", is; None for other folders.
+
+    Raises CheckpointError, StorageError.
+    """
+    key = f"{prefix}{SHARDED_NAME}"
+    page = store.list_page(key, max_keys=1)
+    index = next((each for each in page.objects if each.key == key and each.size and each.readable), None)
+    if index is None or store.get_range(key, 0, len(_PICKLE_MAGIC)) != _PICKLE_MAGIC:
+        return None
+    return inspect_checkpoint(store, key, index.size)
 
 
 def _has_tensor_index(info: ObjectInfo, head: bytes) -> bool:

@@ -36,6 +36,7 @@ _SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 # Where PIL keeps what may have the orientation; for images without these the lookup would cost time for nothing.
 _ORIENTED_BY = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 _WHITE = (255, 255, 255)
+_STRIP = 256  # rows
 
 
 class UnreadableImageError(ConsoleError):
@@ -131,7 +132,16 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     # Pillow takes every CMYK JPEG for one of Adobe's, which store the values inverted.
     inverted = image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info
     turned = upright(image)
-    return to_rgb(ImageChops.invert(turned) if inverted else turned)
+    return _inverted_to_rgb(turned) if inverted else to_rgb(turned)
+
+
+def _inverted_to_rgb(image: Image.Image) -> Image.Image:
+    """The CMYK image with its values inverted, in RGB: a strip after the other, as a copy of it has 400 MB."""
+    converted = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP):
+        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+        converted.paste(ImageChops.invert(strip).convert("RGB"), (0, top))
+    return converted
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -324,4 +334,8 @@ class EncodedImage:
         image = self._image or open_pillow(self._data)
         least = (least_width, least_height) if image.size == (self.width, self.height) else (least_height, least_width)
         image.draft("RGB", least)
-        return np.asarray(upright_rgb(image))
+        upright_image = upright_rgb(image)
+        # The image as it was decoded is dropped: with its copies it would take more memory than a process may.
+        self._image = self._image and open_pillow(self._data)
+        del image
+        return np.asarray(upright_image)

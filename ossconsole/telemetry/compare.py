@@ -148,7 +148,7 @@ def estimate(log_ratios: Sequence[float], weights: Sequence[float]) -> Estimate 
     mean = weighted_mean(log_ratios, weights)
     squares = sum(weight * (value - mean) ** 2 for value, weight in zip(log_ratios, weights, strict=True))
     error = math.sqrt(squares / (count - 1) / sum(weights))
-    # Readings that lie side by side may share what slows them: with correlation the mean is less sure than it looks.
+    # Neighbouring readings may have a common cause of delay: with correlation the interval must be wider.
     error *= math.sqrt(1 + 2 * max(0.0, lag_correlation(log_ratios, weights)))
     half = _CRITICAL[count] * error
     return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), count)
@@ -183,10 +183,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """How many times as fast as the standard endpoint the accelerated one is, in mean time per sample.
 
     `pairs` were collected, `estimate` is of the last look, None before the first. `typical_ratio` is the ratio of the
-    median times of a step, blind to stalls. `hit_rate` is the estimated share of samples that came from the
-    accelerator's cache, `coverage` the share of the dataset that this run has read through it. `cold` is True
-    where the pairs are those of a cache that was still filling, `too_short` where the run is switched too often for
-    pairs, `over` where no more pairs will come.
+    median times of a step, which stalls do not change. `hit_rate` is the estimated share of samples that came from the
+    accelerator's cache, `coverage` the share of the dataset that this run has read through it. `cold` is True where the
+    pairs are those of a cache that was still filling, `too_short` where the run is switched too often for pairs, `over`
+    where no more pairs will come.
     """
 
     pairs: int = 0
@@ -208,7 +208,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def decided(self) -> bool:
-        """True where the interval leaves 1 out, or shows that there is no difference worth a word."""
+        """True where the interval leaves 1 out, or shows that there is no relevant difference."""
         return self.decision is not Decision.NONE
 
     @property
@@ -275,7 +275,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return state if self.hit_rate is None else f"{state}, hit rate {self.hit_rate * 100:.0f} % (estimated)"
 
     def report(self) -> ComparisonReport:
-        """What a record and `--json` hold of it."""
+        """The comparison as JSON, for a record and `--json`."""
         found = self.estimate
         return ComparisonReport(
             pairs=self.pairs,

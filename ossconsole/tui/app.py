@@ -336,7 +336,7 @@ class ConsoleApp(ConsoleTextualApp):
 
     @work(thread=True, group="start", exit_on_error=False)
     def _start_run(self, new: NewRun, *, show: bool, typed: bool) -> None:
-        """In a thread: where another process has claimed the checkpoint prefix, all processes are asked.
+        """In a thread: where another process has claimed the checkpoint prefix, all processes are queried.
 
         Where the checkpoint to resume was `typed`, the run takes over the settings that it needs.
         """

@@ -70,16 +70,16 @@ class RunHandle(WorkHandle, Protocol):
         """The events since the last call, oldest first."""
 
     def stop(self) -> None:
-        """Asks the run to write a checkpoint and end; may block, as the other processes of the run are asked, too."""
+        """Requests a checkpoint and the end of the run; may block, as the request also goes to its other processes."""
 
     def switch(self, kind: EndpointKind, reason: str) -> None:
         """Fetches all further batches through `kind`; `reason` goes into the event log."""
 
     def checkpoint(self) -> None:
-        """Asks for a checkpoint now, without ending."""
+        """Requests a checkpoint; the run continues."""
 
     def profile(self) -> None:
-        """Asks for a profile of the next steps."""
+        """Requests a profile of the next steps."""
 
     def set_lr(self, lr: float) -> None:
         """Sets the peak learning rate; the schedule continues from it."""
@@ -230,7 +230,7 @@ class Services(Protocol):
 
     @property
     def state(self) -> ConsoleState:
-        """One object as long as nothing changes."""
+        """The same object until something changes."""
 
     @property
     def profile(self) -> Profile | None:

@@ -8,11 +8,14 @@ and its range. The sandbox runs on the same cores: read the ratios, not the rate
 - `endpoint`: samples/s of the loader with image-jpeg (short side 256, quality 90) against the tutorial's way, from a
   sandbox limited to 150 MB/s; beside it the rate of decoding alone in as many processes, and the bytes per sample.
 - `reader`: the loader against decode and crop of the same bytes from memory, in as many processes, at full speed.
-- `cpu`: the same two by the processor time of the readers, so that the sandbox is counted out.
+- `cpu`: the same two by the processor time of the readers, so that the sandbox is counted out; and by that of their own
+  threads, so that the connector is, too.
 - `pil`: decode and crop per second of processor time, against Pillow and torchvision on the originals (`--source`: a
   folder with photographs; otherwise made-up ones).
 - `host`: processor time of the training thread per batch of 256, without any compute.
 - `start`: 1.28 million samples: seconds from the manifest to the first batch, and the memory of manifest and plan.
+- `listing`: the same without a manifest, from class folders that are listed: seconds from the last page to the first
+  batch, and the listing requests in flight, counted by the bucket.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from torchvision.transforms import v2
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.files import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.decode import import_jpeg_libraries, keep_freed_memory
 from ossconsole.dataset.formats import SampleFormat, sample_bytes
 from ossconsole.sandbox.process import SandboxProcess
@@ -51,11 +55,13 @@ from ossconsole.training.settings import TrainSettings
 from tests.benchmarks.bench_loader import Arm, Place, interleaved, ratios, spread
 from tests.benchmarks.datasets import CLASSES, made_up_body, photograph
 from tests.benchmarks.gpu.server import MadeUpDataset
-from tests.benchmarks.gpu.setup import prepared
+from tests.benchmarks.gpu.setup import Setup, prepared
+from tests.benchmarks.listed_store import listed_store
 from tests.benchmarks.memory_reader import BATCH, JPEG, SIZE, STORED, TRANSFORM, MemoryReader
 
 F32 = SampleFormat.TENSOR_F32
 IMAGENET_SAMPLES = 1_281_167
+LISTED_CLASSES = 1_000
 
 
 def endpoint(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
@@ -126,26 +132,37 @@ def cpu(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         arms: dict[str, Arm] = {
             "objects, per core of the readers": lambda: _per_core(place.loader(JPEG, settings), options),
             "shards, per core of the readers": lambda: _per_core(place.shards(JPEG, settings), options),
+            "objects, per core of the readers' own threads": lambda: _per_core(
+                place.loader(JPEG, settings), options, connector=False
+            ),
             "decode and crop alone, per core": alone,
         }
         found = interleaved(arms, options.rounds)
+    alone_title = "decode and crop alone, per core"
     pairs = {
-        f"readers of {name} to decode and crop alone": (
-            f"{name}, per core of the readers",
-            "decode and crop alone, per core",
-            0.85,
-        )
+        f"readers of {name} to decode and crop alone": (f"{name}, per core of the readers", alone_title, 0.85)
         for name in ("objects", "shards")
     }
+    pairs["readers of objects without the connector's threads to it"] = (
+        "objects, per core of the readers' own threads",
+        alone_title,
+        0.85,
+    )
     return {"samples_per_s": {name: spread(rates) for name, rates in found.items()}, "ratio": ratios(found, pairs)}
 
 
-def _per_core(loader: BatchLoader, options: argparse.Namespace) -> float:
-    """Samples per second of processor time of the readers."""
+def _per_core(loader: BatchLoader, options: argparse.Namespace, *, connector: bool = True) -> float:
+    """Samples per second of processor time of the readers; without those of the connector's threads, which also poll
+    while nothing arrives (10 to 20 % of a core each, seen with 1.2.3).
+    """
 
     def used() -> float:
-        times = [psutil.Process(reader.process.pid).cpu_times() for reader in loader._pool._readers]
-        return sum(each.user + each.system for each in times)
+        readers = [(each.process, each.fetcher) for each in loader._pool._readers]
+        processes = [psutil.Process(process.pid) for pair in readers for process in pair if process is not None]
+        if connector:
+            return sum(each.cpu_times().user + each.cpu_times().system for each in processes)
+        threads = [thread for each in processes for thread in each.threads() if thread.id == each.pid]
+        return sum(thread.user_time + thread.system_time for thread in threads)
 
     with contextlib.closing(loader):
         until = time.perf_counter() + options.settling
@@ -209,38 +226,119 @@ def host(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 def start(options: argparse.Namespace, _scratch: Path) -> dict[str, Any]:
     dataset = MadeUpDataset(JPEG, STORED, options.listed)
     with prepared(small=True, seconds=1, limit_s=600) as setup, setup.serve(dataset) as served:
-        profile = msgspec.structs.replace(served, dataset_prefix=dataset.prefix)
-        settings = TrainSettings(batch_size=256, workers=options.workers, epochs=90, endpoint=EndpointKind.ACCELERATED)
-        # A fresh process: freed memory would hide what is taken, and its readers must not import this module.
-        command = [sys.executable, "-c", "from tests.benchmarks.bench_jpeg import first_batch; first_batch()"]
-        given = pickle.dumps((setup.connector(profile), settings))
-        output = subprocess.run(command, input=given, stdout=subprocess.PIPE, check=True).stdout
-    read_s, first_s, held_mb, most_mb = msgspec.json.decode(output, type=tuple[float, float, float, float])
+        begun = _first_batch(setup, served, dataset, options)
+    first = begun.first_batch - begun.known
     return {
-        "s": {"manifest read and checked": spread([read_s]), "first batch after that": _one(first_s, 5.0)},
-        "MB": {"manifest and plan": _one(held_mb, 400.0), "most, while the manifest is read": spread([most_mb])},
+        "s": {
+            "manifest read and checked": spread([begun.known - begun.began]),
+            "first batch after the manifest": _one(first, 5.0),
+            **begun.cpu_s("manifest"),
+        },
+        "MB": {
+            "manifest and plan": _one(begun.held_mb, 400.0),
+            "most, while the manifest is read": spread([begun.most_mb]),
+        },
     }
 
 
-def first_batch() -> None:
-    """Prints seconds to read the manifest and from there to the first batch; MB held then, and at most, as JSON.
+def listing(options: argparse.Namespace, _scratch: Path) -> dict[str, Any]:
+    dataset = MadeUpDataset(JPEG, STORED, options.listed, classes=LISTED_CLASSES)
+    with prepared(small=True, seconds=1, limit_s=600) as setup, setup.serve(dataset) as served:
+        host = served.standard_endpoint.removeprefix("http://").rpartition(":")[0]
+        with listed_store(f"{served.bucket}.{host}", dataset.bodies) as store:
+            profile = msgspec.structs.replace(served, standard_endpoint=f"http://{host}:{store.port}")
+            begun = _first_batch(setup, profile, dataset, options)
+            counts = store.counts()
+    return {
+        "s": {
+            f"listing of {LISTED_CLASSES:,} classes": spread([counts.last - begun.began]),
+            "first batch after the last page of the listing": _one(begun.first_batch - counts.last, 5.0),
+            **begun.cpu_s("listing"),
+            "listing: processor time of the bucket": spread([counts.cpu_s]),
+        },
+        "requests": {
+            "listing": spread([counts.requests]),
+            "in flight, most": _one(counts.most, 8.0),
+            "in flight, mean": _one(counts.mean, 8.0),
+        },
+        "MB": {
+            "list and plan": spread([begun.held_mb]),
+            "most, while it is listed": spread([begun.most_mb]),
+        },
+    }
 
-    The connector's and the run's settings come pickled from standard input.
+
+class FirstBatch(msgspec.Struct, frozen=True):
+    """A run's beginning. Times are those of the monotonic clock, which all processes share.
+
+    The processor times, in seconds, are those of the run while it lists, from there until the samples are known, from
+    there to the first batch, and of its readers. A manifest is not listed.
     """
+
+    began: float
+    known: float
+    first_batch: float
+    listing_cpu_s: float
+    known_cpu_s: float
+    first_cpu_s: float
+    readers_cpu_s: float
+    held_mb: float
+    most_mb: float
+
+    def cpu_s(self, source: str) -> dict[str, Any]:
+        begin = {"until the last page": self.listing_cpu_s} if self.listing_cpu_s else {}
+        rest = {
+            f"{'from there ' if begin else ''}until the samples are known": self.known_cpu_s,
+            "from there to the first batch": self.first_cpu_s,
+            "of the readers": self.readers_cpu_s,
+        }
+        return {f"{source}: processor time {name}": spread([value]) for name, value in (begin | rest).items()}
+
+
+def _first_batch(setup: Setup, profile: Profile, dataset: MadeUpDataset, options: argparse.Namespace) -> FirstBatch:
+    """In a fresh process: freed memory would hide what is taken, and its readers must not import this module."""
+    profile = msgspec.structs.replace(profile, dataset_prefix=dataset.prefix)
+    settings = TrainSettings(batch_size=256, workers=options.workers, epochs=90, endpoint=EndpointKind.ACCELERATED)
+    command = [sys.executable, "-c", "from tests.benchmarks.bench_jpeg import first_batch; first_batch()"]
+    given = pickle.dumps((setup.connector(profile), settings))
+    output = subprocess.run(command, input=given, stdout=subprocess.PIPE, check=True).stdout
+    return msgspec.json.decode(output, type=FirstBatch)
+
+
+def first_batch() -> None:
+    """Prints a FirstBatch as JSON. The connector's and the run's settings come pickled from standard input."""
     connector, settings = pickle.load(sys.stdin.buffer)
     before = psutil.Process().memory_info().rss
-    begun = time.perf_counter()
+    began, began_cpu = time.monotonic(), time.process_time()
+    listed_cpu = began_cpu
+
+    def on_progress(_listed: int) -> None:  # also after the last page
+        nonlocal listed_cpu
+        listed_cpu = time.process_time()
+
     with contextlib.closing(ObjectStore(connector.profile, connector.credentials)) as store:
-        data = training_data(store, connector.profile.dataset_prefix)
-    read = time.perf_counter()
+        data = training_data(store, connector.profile.dataset_prefix, on_progress=on_progress)
+    known, known_cpu = time.monotonic(), time.process_time()
     plan = Plan(settings, data.count("train"), data.count("val"))
     with contextlib.closing(BatchLoader(connector, data, plan, settings)) as loader:
         assert loader.next() is not None
-        first = time.perf_counter()
+        first, first_cpu = time.monotonic(), time.process_time()
+        readers = sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children(recursive=True))
         gc.collect()
         held = psutil.Process().memory_info().rss - before
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    sys.stdout.write(msgspec.json.encode((read - begun, first - read, held / 1e6, most / 1e6)).decode())
+    found = FirstBatch(
+        began=began,
+        known=known,
+        first_batch=first,
+        listing_cpu_s=listed_cpu - began_cpu,
+        known_cpu_s=known_cpu - listed_cpu,
+        first_cpu_s=first_cpu - known_cpu,
+        readers_cpu_s=readers,
+        held_mb=held / 1e6,
+        most_mb=most / 1e6,
+    )
+    sys.stdout.write(msgspec.json.encode(found).decode())
 
 
 def _decoding(options: argparse.Namespace, scratch: Path) -> Arm:
@@ -280,7 +378,15 @@ def _one(value: float, floor: float) -> dict[str, float]:
     return {**spread([value]), "floor": floor}
 
 
-PARTS = {"endpoint": endpoint, "reader": reader, "cpu": cpu, "pil": pil, "host": host, "start": start}
+PARTS = {
+    "endpoint": endpoint,
+    "reader": reader,
+    "cpu": cpu,
+    "pil": pil,
+    "host": host,
+    "start": start,
+    "listing": listing,
+}
 
 
 def main() -> None:
@@ -309,6 +415,7 @@ def main() -> None:
     if options.json:
         sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
         return
+    sys.stdout.write(f"load {os.getloadavg()[0]:.1f}\n")
     for title, rows in result.items():
         for name, value in rows.items():
             floor = f"  floor {value['floor']:g}" if value.get("floor") else ""

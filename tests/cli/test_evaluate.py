@@ -193,3 +193,8 @@ def test_a_checkpoint_of_something_else_is_refused(
     path.write_bytes(packed(squeezenet1_1(num_classes=3).state_dict(), **changes))
     assert evaluate(store, str(path)) == 1
     assert problem in capsys.readouterr().err
+
+
+def test_a_gpu_and_the_cpu_together_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_group(ossconsole, ["evaluate", "best", "--device=cpu", "--gpu=1"]) == 2
+    assert "--gpu has no effect with --device cpu" in capsys.readouterr().err

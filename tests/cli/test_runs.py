@@ -167,7 +167,7 @@ def test_a_run_is_followed_in_sentences_until_it_ends(monkeypatch: pytest.Monkey
         with path.open("ab") as record:
             record.write(events.encode(next(later)) + b"\n")
 
-    monkeypatch.setattr("ossconsole.cli.run_sentences.time.sleep", append)
+    monkeypatch.setattr("ossconsole.cli.runs.time.sleep", append)
     lines = invoke("status", "--follow").output.splitlines()
     assert lines[0].startswith("live is running: step 7")
     assert "samples per second through the standard endpoint" in lines[0]

@@ -329,6 +329,22 @@ CASES: dict[str, Case] = {
         ),
         code=1,
     ),
+    "a compressed archive in an archive": Case(
+        lambda at: archived(at, {**files("train/cats/1.jpg"), "train/dogs.tar.gz": tar(files("2.jpg"), "w:gz")}),
+        "train/",
+        {"train": 1},
+        1,
+        ("train/dogs.tar.gz: an archive in the archive: unpack the outer one, then upload the folder",),
+        code=1,
+    ),
+    "a tar of tars in a zip": Case(
+        lambda at: archived(at, {f"{ONE}.tar": tar(files("1.JPEG")), f"{TWO}.tar": tar(files("2.JPEG"))}, "train.zip"),
+        "",
+        {},
+        0,
+        ("an archive in the archive: unpack the outer one",),
+        code=1,
+    ),
     "a folder of Parquet files": Case(
         lambda at: folder(at, {"data/train-00000-of-00001.parquet": b"PAR1"}),
         "",

@@ -18,6 +18,7 @@ from ossconsole.cli.app import ossconsole
 from ossconsole.cli.output import run_group
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import NO_RETRY
+from ossconsole.training.checkpoints import export
 from tests.sandboxed import Sandboxed
 
 CLASSES = ["cat", "dog", "fox"]
@@ -153,7 +154,7 @@ def test_what_cannot_be_written_or_read_is_refused(file: Path, capsys: pytest.Ca
     (folder / "broken.pt").write_bytes(file.read_bytes()[:5000])
     (folder / "nan.pt").write_bytes(packed({"w": torch.tensor([float("nan")])}))
     for arguments, problem in (
-        ((file, "--out", folder / "w.onnx"), "none of the suffixes .pt, .pth, .safetensors"),
+        ((file, "--out", folder / "w.h5"), "none of the suffixes .pt, .pth, .safetensors, .onnx"),
         ((file, "--out", folder / "there.pt"), "exists already. Add --force"),
         ((folder / "broken.pt", "--out", folder / "w.pt"), "cut short or damaged"),
         ((folder / "nan.pt", "--out", folder / "w.pt"), "NaN or infinite"),
@@ -163,6 +164,55 @@ def test_what_cannot_be_written_or_read_is_refused(file: Path, capsys: pytest.Ca
         assert problem in capsys.readouterr().err
     assert (folder / "there.pt").read_bytes() == b"mine"
     assert not (folder / "w.pt").exists()
+
+
+def test_onnx_without_its_packages_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert weights(tmp_path / "not-there.pt", "--out", tmp_path / "w.onnx") != 0
+    error = " ".join(capsys.readouterr().err.split())
+    assert "Writing w.onnx needs onnx" in error
+    assert "pip install 'ossconsole[onnx]'" in error
+
+
+def test_onnx_of_weights_that_do_not_say_their_model_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export, "_ONNX_PACKAGES", ())
+    (tmp_path / "other.pt").write_bytes(packed({"state_dict": {"w": torch.ones(2)}}))
+    assert weights(tmp_path / "other.pt", "--out", tmp_path / "w.onnx") != 0
+    assert "do not say their model, classes and image size" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "w.onnx").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["resnet18", "vit_b_16"])
+def test_onnx_gives_what_torch_gives_for_batches_of_any_length(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    file, out = tmp_path / "checkpoint.pt", tmp_path / "w.onnx"
+    file.write_bytes(packed(checkpoint(model)))
+    assert weights(file, "--out", out) == 0
+    code = printed_code(capsys.readouterr().out)
+    session = onnxruntime.InferenceSession(str(out))
+    said = session.get_modelmeta().custom_metadata_map
+    assert (said["model_name"], json.loads(said["classes"]), json.loads(said["image_size"])) == (model, CLASSES, 64)
+    assert (json.loads(said["mean"]), json.loads(said["std"])) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    options = {"image_size": 64} if model.startswith("vit_") else {}
+    expected = get_model(model, num_classes=3, **options).eval()
+    expected.load_state_dict(torch.load(file, weights_only=True)["model"])
+    for length in (1, 2, 7):
+        images = torch.randn(length, 3, 64, 64)
+        names: dict[str, Any] = {"images": images.numpy()}
+        exec(code, names)
+        assert names["logits"].shape == (length, 3)
+        with torch.no_grad():
+            difference = (torch.from_numpy(names["logits"]) - expected(images)).abs().max().item()
+        assert difference < 1e-4
 
 
 def test_weights_of_another_program_are_written_without_lines_to_load_them(

@@ -11,9 +11,8 @@ import pytest
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.source.files import is_image_name, read_location
-from ossconsole.dataset.source.layout import Layout
-from ossconsole.dataset.source.planned import PlannedSample, SkippedFile
+from ossconsole.dataset.source.files import PlannedSample, SkippedFile, is_image_name, read_location
+from ossconsole.dataset.source.layout import Layout, SourceOptions
 from tests.dataset.conftest import jpeg, make_pictures
 
 
@@ -131,6 +130,21 @@ def test_archives_are_read_without_unpacking(tmp_path: Path, name: str) -> None:
         assert read_location(origins[item.key].location) == read_location(item.location)
         assert origins[item.key].size == item.size
     assert len(skipped(archive)) == 1
+
+
+def test_the_share_held_out_is_of_each_class_and_decided_by_the_seed(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{name}/{number}.jpg" for name in ("ants", "bees") for number in range(20)), "one/1.jpg")
+
+    def held_out(seed: int) -> list[str]:
+        items = Layout(tmp_path, SourceOptions(val_split=0.1, seed=seed)).items()
+        return sorted(item.path for item in items if isinstance(item, PlannedSample) and item.split == "val")
+
+    first = held_out(0)
+    assert [path.partition("/")[0] for path in first] == ["ants", "ants", "bees", "bees"]  # and none of a single image
+    assert held_out(0) == first
+    assert held_out(1) != first
+    write(tmp_path, "cats/1.jpg")  # another class moves none of the images
+    assert held_out(0) == first
 
 
 def test_a_damaged_archive_is_an_error(tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -179,6 +183,7 @@ PICTURES: dict[str, Picture] = {
         lambda: with_app14(saved(RGB, "JPEG", quality=95, keep_rgb=True), 0)
     ),
     "CMYK, Adobe transform 0": Picture(lambda: cmyk(0)),
+    "CMYK, Adobe transform 1, which is for three channels": Picture(lambda: with_app14(ycck(), 1)),
     "CMYK, Adobe transform 2 (YCCK)": Picture(ycck),
     "CMYK, no Adobe segment": Picture(
         lambda: without_app14(saved(Image.fromarray(255 - np.asarray(RGB.convert("CMYK")), "CMYK"), "JPEG", quality=95))
@@ -217,9 +222,14 @@ PICTURES: dict[str, Picture] = {
     ),
     "PNG, cut by 60 bytes": Picture(lambda: saved(Image.effect_noise((64, 64), 50), "PNG")[:-60], "truncated|damaged"),
     "PNG, 20,000 x 20,000 of one colour": Picture(lambda: png_of_one_colour(20_000, 20_000), "more than 50 megapixels"),
+    "PNG, animated": Picture(
+        lambda: saved(RGB, "PNG", save_all=True, append_images=[Image.new("RGB", RGB.size)], duration=100)
+    ),
     "WebP, animated": Picture(lambda: FIRST_ANIMATED),
     "GIF, animated, with the name of a JPEG": Picture(lambda: frames("GIF")),
     "TIFF, colours of 16 bits": Picture(lambda: sixteen_bits(".tiff")),
+    "TIFF, two pages": Picture(lambda: saved(RGB, "TIFF", save_all=True, append_images=[Image.new("RGB", RGB.size)])),
+    "TIFF, CMYK": Picture(lambda: saved(RGB.convert("CMYK"), "TIFF")),
     "TIFF, floating point": Picture(
         lambda: saved(Image.fromarray(np.zeros((SIDE, SIDE), np.float32)), "TIFF"), "no known range"
     ),
@@ -229,6 +239,10 @@ PICTURES: dict[str, Picture] = {
     ),
     "HEIC without a codec": Picture(heic, "a HEIC image: install pillow-heif|damaged"),
     "JPEG 2000": Picture(lambda: b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(200), "a JPEG 2000 image"),
+    "JPEG XL": Picture(lambda: b"\xff\x0a" + bytes(200), "a JPEG XL image, which is not supported"),
+    "a Photoshop document": Picture(lambda: b"8BPS\0\1" + bytes(200), "a Photoshop document"),
+    "a PDF document": Picture(lambda: b"%PDF-1.7\n" + bytes(200), "a PDF document, not an image"),
+    "an SVG document": Picture(lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an XML or SVG document"),
     "an HTML page with the name of a JPEG": Picture(lambda: b"<!DOCTYPE html><html><title>404", "an HTML page"),
     "nothing": Picture(lambda: b"", "the file is empty"),
 }
@@ -259,3 +273,53 @@ def test_a_strange_picture_is_right_or_refused_in_our_own_words(name: str, confi
         for column in (0.25, 0.75):
             here = found[int(found.shape[0] * row), int(found.shape[1] * column)]
             assert np.abs(here - expected[int(SIDE * row), int(SIDE * column)]).max() < 14, (row, column, here)
+
+
+MEMORY_LIMIT = 1_100_000_000  # bytes; what the README says a preparation process needs at most for an image
+_PREPARING = """
+import json, re, sys
+from pathlib import Path
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.upload.prepare import PreprocessConfig, prepare
+
+def peak():  # unlike ru_maxrss, without that of the process that started this one
+    return int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+format = SampleFormat(sys.argv[2])
+config = PreprocessConfig(format, 32, quality=95 if format.encoded else 0)
+prepare(Path(sys.argv[1]).read_bytes(), "val/a", config)  # the libraries are loaded
+before = peak()
+prepared = prepare(Path(sys.argv[3]).read_bytes(), "val/a", config)
+print(json.dumps([peak() - before, prepared.height, prepared.width]))
+"""
+
+
+def large(kind: str, megapixels: int, mode: str = "RGB", **options: Any) -> bytes:
+    """An image of 10,000 px width in one colour, whose encoded form is small."""
+    return saved(Image.new(mode, (10_000, megapixels * 100), (90, 140, 200, 255)[: len(mode)]), kind, **options)
+
+
+LARGE: dict[str, Callable[[], bytes]] = {
+    "JPEG of 99 megapixels": lambda: large("JPEG", 99),
+    "progressive JPEG of 99 megapixels": lambda: large("JPEG", 99, progressive=True),
+    "CMYK JPEG of 99 megapixels": lambda: large("JPEG", 99, "CMYK"),
+    "CMYK JPEG of 99 megapixels, no Adobe segment": lambda: without_app14(large("JPEG", 99, "CMYK")),
+    "JPEG of 99 megapixels, orientation 6": lambda: oriented("JPEG", 6, Image.new("RGB", (10_000, 9_900))),
+    "PNG of 49 megapixels with transparency": lambda: large("PNG", 49, "RGBA", compress_level=1),
+    "WebP of 49 megapixels with transparency": lambda: large("WEBP", 49, "RGBA", lossless=True, method=0),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fmt", SampleFormat, ids=str)
+@pytest.mark.parametrize("name", LARGE)
+def test_the_largest_pictures_need_no_more_memory_than_is_stated(name: str, fmt: SampleFormat, tmp_path: Path) -> None:
+    small, picture = tmp_path / "small", tmp_path / "picture"
+    small.write_bytes(JPEG)
+    picture.write_bytes(LARGE[name]())
+    command = [sys.executable, "-c", _PREPARING, str(small), str(fmt), str(picture)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    peak, height, width = json.loads(done.stdout)
+    assert min(height, width) == 32
+    assert peak < MEMORY_LIMIT

@@ -16,6 +16,8 @@ import torch
 import torchvision
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from ossconsole.config.errors import ConsoleError
@@ -177,6 +179,82 @@ def test_the_index_of_a_dcp_folder_lists_its_tensors(tmp_path: Path) -> None:
         read_as(".metadata", pickle.dumps({"a": 1}))
     with pytest.raises(ConsoleError, match="in other files"):
         list(tensor_distances(found, tmp_path / ".metadata", found, tmp_path / ".metadata"))
+
+
+def dcp_folder(folder: Path) -> Path:
+    """The index of a DCP checkpoint as a training program writes it."""
+    model = torch.nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": 3,
+        "step": 40,
+        "run": "r1",
+        "classes": ["cat", "dog"],
+        "metrics": {"top1": 0.75},
+        "versions": {"torch": "2.9"},
+        "trainer": {"state": {"global_step": 9}, "name": "not shown"},
+        "code": os.getcwd,  # pickled code is neither run nor shown
+    }
+    save_sharded(state, checkpoint_id=folder)
+    return folder / ".metadata"
+
+
+def test_the_plain_values_of_a_dcp_folder_come_from_the_files_beside_the_index(
+    store: ObjectStore, prefix: str, tmp_path: Path
+) -> None:
+    index = dcp_folder(tmp_path)
+    for path in tmp_path.iterdir():
+        store.put(f"{prefix}{path.name}", path.read_bytes())
+    found = inspect_checkpoint(store, f"{prefix}.metadata", index.stat().st_size)
+    assert found.fields == {
+        "epoch": 3,
+        "step": 40,
+        "run": "r1",
+        "classes": ["cat", "dog"],
+        "global_step": 9,
+        "files": 1,
+    }
+    assert (found.metrics, found.versions) == ({"top1": 0.75}, {"torch": "2.9"})
+    assert (found.optimizer["lr"], found.optimizer["momentum"]) == (0.1, 0.9)
+    assert found.size == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert found.requests <= 5
+    assert not found.resumable
+    assert inspect_local_checkpoint(index).fields == found.fields
+
+
+def test_a_dcp_folder_that_lacks_a_file_or_a_part_of_it_says_which(
+    store: ObjectStore, prefix: str, tmp_path: Path
+) -> None:
+    index = dcp_folder(tmp_path)
+    data = tmp_path / "__0_0.distcp"
+    store.put(f"{prefix}.metadata", index.read_bytes())
+    with pytest.raises(CheckpointError, match=r"__0_0\.distcp is missing, or shorter"):
+        inspect_checkpoint(store, f"{prefix}.metadata", index.stat().st_size)
+    whole = data.read_bytes()
+    for size in (0, len(whole) // 2):
+        data.write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match=r"__0_0\.distcp is shorter"):
+            inspect_local_checkpoint(index)
+    data.unlink()
+    with pytest.raises(CheckpointError, match=r"__0_0\.distcp is missing, or shorter"):
+        inspect_local_checkpoint(index)
+
+
+def test_the_index_of_a_dcp_folder_names_every_file_and_none_outside_the_folder() -> None:
+    def stored(name: str, file: str) -> tuple[MetadataIndex, _StorageInfo]:
+        return MetadataIndex(name), _StorageInfo(relative_path=file, offset=0, length=10)
+
+    files = dict(stored(f"w{at}", f"__{at}_0.distcp") for at in range(4))
+    outside = dict([stored("epoch", "../secret"), stored("step", "/etc/passwd"), stored("run", "..")])
+    index = Metadata(
+        state_dict_metadata={name: BytesStorageMetadata() for name in ("epoch", "step", "run")},
+        storage_data=files | outside,
+    )
+    data = pickle.dumps(index)
+    file = RangedFile(lambda start, length: data[start : start + length], len(data))
+    assert read_checkpoint(file, ".metadata", pytest.fail).fields == {"files": 4}
 
 
 def test_a_pickled_module_is_shown_and_said_to_name_code() -> None:

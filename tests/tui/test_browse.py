@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import re
 import shutil
 import threading
 import time
@@ -18,6 +19,7 @@ import oss2
 import pytest
 import torch
 from textual.pilot import Pilot
+from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat, encode
@@ -897,6 +899,44 @@ async def test_checkpoints_have_columns_for_run_epoch_step_and_accuracy(make_app
         await browser.until(lambda: f"{run}  epoch 1     step 80" in browser.text)
         await pilot.resize_terminal(80, 30)
         await browser.until(lambda: f"{run}  epoch 1     step 80  42.0 %" in browser.text)
+
+
+def put_dcp(store: ObjectStore, scratch: Path, *prefixes: str) -> None:
+    """A checkpoint that torch.distributed.checkpoint wrote, in each of the folders."""
+    state = {
+        "model": torch.nn.Linear(4, 3).state_dict(),
+        "epoch": 2,
+        "step": 40,
+        "run": "r1",
+        "metrics": {"top1": 0.75},
+    }
+    save_sharded(state, checkpoint_id=scratch)
+    for path in scratch.iterdir():
+        for prefix in prefixes:
+            store.put(f"{prefix}/{path.name}", path.read_bytes())
+
+
+async def test_a_dcp_folder_is_inspected_where_it_stands_and_shows_its_columns(
+    bucket: ObjectStore, make_app: AppMaker, tmp_path: Path
+) -> None:
+    prefix = bucket.profile.checkpoint_prefix
+    put_dcp(bucket, tmp_path, f"{prefix}/step-40", f"{prefix}/resnet18-20250615-150640-a1b2-e03-s000080")
+    bucket.put(f"{prefix}/empty/notes.txt", b"1")
+    bucket.put(f"{prefix}/other/.metadata", b"{}")
+    async with make_app(services(bucket), "browse").run_test(size=(120, 40)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.press("C")
+        await browser.goes_to("step-40/")
+        await browser.until(lambda: "DCP checkpoint" in browser.text)
+        for words in (r"weight +3x4 float32", r"run +r1", r"epoch +2\b", r"step +40\b", r"top-1 +75\.0 %"):
+            assert re.search(words, browser.text), words
+        await browser.until(lambda: re.search(r"step-40/ +epoch 2 +step 40 +75\.0 %", browser.text))
+        assert "20250615-150640-a1b2  epoch 3     step 80" in browser.text  # of its name alone
+        assert not any(browser.screen.check_action(action, ()) for action in ("best", "train_from"))
+        for plain in ("empty/", "other/"):
+            await browser.goes_to(plain)
+            await browser.until(lambda: "z count, p preview images" in browser.text)
+        assert not browser.notices
 
 
 async def test_a_checkpoint_that_the_run_writes_appears_by_itself(make_app: AppMaker) -> None:

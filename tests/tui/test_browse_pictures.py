@@ -16,6 +16,14 @@ import pytest
 import torch
 from textual.pilot import Pilot
 from textual.widgets import Input
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat, encode
@@ -36,7 +44,7 @@ from ossconsole.tui.kit.glyphs import ASCII
 from tests.tui.browse_store import MemoryStore
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import SIMULATED, START, FakeServices
-from tests.tui.screens import past_opening
+from tests.tui.screens import past_opening, settle
 from tests.tui.snapshots import pictured
 from tests.tui.test_browse import Browser
 
@@ -72,6 +80,22 @@ def checkpoint() -> bytes:
             "run": "20250615-150640-a1b2",
         }
     )
+
+
+def sharded(key: str) -> dict[str, bytes]:
+    """The index of a DCP checkpoint and the file beside it, as torch writes them."""
+    values = {"epoch": 3, "step": 240, "run": "20250615-150640-a1b2", "metrics.top1": 0.873}
+    packed = {name: saved(value) for name, value in values.items()}
+    places, at = {}, 0
+    for name, data in packed.items():
+        places[MetadataIndex(name)] = _StorageInfo("__0_0.distcp", at, len(data))
+        at += len(data)
+    tensors: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {
+        name: TensorStorageMetadata(TensorProperties(), torch.Size(shape), [])
+        for name, shape in (("model.fc.weight", (10, 512)), ("model.fc.bias", (10,)), ("optimizer.state.0", (10, 512)))
+    }
+    index = Metadata({**tensors, **{name: BytesStorageMetadata() for name in values}}, storage_data=places)
+    return {f"{key}/.metadata": pickle.dumps(index), f"{key}/__0_0.distcp": b"".join(packed.values())}
 
 
 class Hostile:
@@ -170,7 +194,7 @@ async def full(browser: Browser) -> None:
 async def deleting(browser: Browser) -> None:
     await browser.press("a", "x")
     await browser.until(lambda: isinstance(browser.pilot.app.screen, TypedConfirmScreen))
-    # That the count before it has ended is told by the next tick, whenever that comes.
+    browser.screen.tick()  # it reports the end of the count, unless it has: no tick comes below a dialog
     await browser.until(lambda: browser.notices)
     browser.pilot.app.clear_notifications()
     # Textual clears those of the dialog only, and the tick may have come before it was opened.
@@ -206,6 +230,14 @@ async def jobs(browser: Browser) -> None:
     await working(browser)
     await browser.press("J")
     await browser.until(lambda: isinstance(browser.pilot.app.screen, ListScreen))
+
+
+async def dcp_folder(browser: Browser) -> None:
+    assert isinstance(browser.screen.store, MemoryStore)
+    browser.screen.store.data |= sharded("sharded/step-240")
+    browser.screen.open_folder("sharded/")
+    await browser.goes_to("step-240/")
+    await browser.until(lambda: "DCP checkpoint" in browser.text or "step 240" in browser.text)
 
 
 async def comparing(browser: Browser) -> None:
@@ -279,6 +311,7 @@ PICTURES: dict[str, tuple[str, str, Callable[[Browser], Any]]] = {
     "names": ("names/", "", nothing),
     "selected": ("", "", selected),
     "checkpoint": ("checkpoints/", "resnet18.pt", nothing),
+    "dcp-folder": ("", "", dcp_folder),
     "hostile": ("checkpoints/", "hostile.pt", nothing),
     "sample": (f"{DATA}/train/ants/", "0.u8", nothing),
     "sheet": (f"{DATA}/train/", "", sheet),
@@ -327,7 +360,7 @@ def test_pictures(
     async def prepare(pilot: Pilot[Any]) -> None:
         browser = await opened(pilot, folder, row)
         await then(browser)
-        await pilot.pause()
+        await settle(pilot)  # the row under the cursor is read, and what it says is painted
         for field in pilot.app.screen.query(Input):
             field.cursor_blink = False
         await pilot.pause()

@@ -126,13 +126,18 @@ async def test_space_pauses_and_resumes(make_app: AppMaker) -> None:
     app = make_app(FakeServices(run=run))
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
+        assert "space Pause" in shown(app)
         await pilot.press("space")
+        await settle(pilot)
+        assert "space Continue" in shown(app)
         run.state = RunState.PAUSED
         run.waiting = [events.State(time=START + 60, state=RunState.PAUSED)]
         await settle(pilot)
         assert "‖ paused" in shown(app)
+        assert "space Continue" in shown(app)
         await pilot.press("space")
         await settle(pilot)
+        assert "space Pause" in shown(app)
     assert run.asked == [("pause",), ("resume",)]
 
 
@@ -272,6 +277,25 @@ async def test_a_run_starts_when_its_settings_cannot_be_kept(
         await settle(pilot)
         assert len(services.started) == 1
         assert sum("Not remembered" in notice.message for notice in app._notifications) == 1
+
+
+@pytest.mark.parametrize("entered", ["", "0"])
+async def test_words_stand_for_the_zeros_of_the_form(make_app: AppMaker, entered: str) -> None:
+    """A step limit of 0 reads like no steps at all."""
+    services = FakeServices()
+    app = make_app(services)
+    names = ("max_steps", "switch_every", "checkpoint_every", "image_size")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        fields = [app.screen.query_one(f"#field-{name}", Input) for name in names]
+        assert [field.value for field in fields] == ["no limit", "off", "each epoch", "as stored"]
+        for field in fields:
+            field.value = entered or field.value
+        await pilot.press("enter")
+        await settle(pilot)
+    assert [getattr(services.started[0], name) for name in names] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ class PlainUpload(Job):
         if self._source.is_file():
             yield PlainFile(self._source, object_key(self._prefix, self._source.name), self._source.stat().st_size)
             return
-        for folder, folders, names in os.walk(self._source, onerror=self._unreadable):
+        for folder, folders, names in os.walk(self._source, onerror=self.fail_folder):
             links = [name for name in folders if Path(folder, name).is_symlink()]
             for name in (*links, *names):
                 path = Path(folder, name)
@@ -118,10 +118,6 @@ class PlainUpload(Job):
                 else:
                     self.tracker.add_total(1, 0)
                     self.fail(relative, ConsoleError(f"{safe_text(str(path))}: {not_a_file(str(path))}."))
-
-    def _unreadable(self, error: OSError) -> None:
-        self.tracker.add_total(1, 0)
-        self.fail(str(error.filename), ConsoleError(f"{safe_text(str(error.filename))}: {error.strerror}."))
 
     def _parts(self, file: PlainFile) -> Iterator[Callable[[], None]]:
         opened: list[ResumableUpload] = []

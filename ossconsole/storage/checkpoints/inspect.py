@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import math
 import os
@@ -16,10 +18,9 @@ import msgspec
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import decode_json
 from ossconsole.config.text import safe_text
+from ossconsole.storage.checkpoints.dcp_index import FileCutShortError, read_dcp_index, read_values, strides
 from ossconsole.storage.checkpoints.pickle_reader import (
-    DTYPE_BYTES,
     MAX_PICKLE_BYTES,
-    GlobalName,
     NotAPickleError,
     Opaque,
     Storage,
@@ -28,9 +29,16 @@ from ossconsole.storage.checkpoints.pickle_reader import (
 )
 from ossconsole.storage.checkpoints.refusal import Refusal, refuse_by_head
 from ossconsole.storage.checkpoints.safetensors_header import NotSafetensorsError, read_header
+from ossconsole.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
+
+Fetch = Callable[[int, int], bytes]
+"""Reads bytes of a file: from a place, in a length; fewer at the end."""
+
+FilesBeside = Callable[[str], Fetch]
+"""Opens a file beside another one by its name."""
 
 _READ_AHEAD = 16 << 10
 DEFAULT_BUDGET = 24 << 20
@@ -46,7 +54,7 @@ class RangedFile(io.RawIOBase):
     `fetched` (bytes) and `requests` count the reads so far.
     """
 
-    def __init__(self, fetch: Callable[[int, int], bytes], size: int, *, budget: int = DEFAULT_BUDGET) -> None:
+    def __init__(self, fetch: Fetch, size: int, *, budget: int = DEFAULT_BUDGET) -> None:
         super().__init__()
         self.size = size
         self.fetched = 0
@@ -116,9 +124,11 @@ class RangedFile(io.RawIOBase):
 
 SAFETENSORS, SAFETENSORS_SUFFIX = "safetensors file", ".safetensors"
 SHARDED, SHARDED_NAME = "DCP checkpoint", ".metadata"  # torch.distributed.checkpoint: the index of a folder
-_SHARDED_NAMES = ("torch.distributed.checkpoint.", "pathlib.")  # which the index is made of
+_VALUES_BUDGET = 1 << 20  # of each file beside the index
+_NOT_THERE = (404, 416)  # HTTP's: no such object; none of these bytes
+_PROGRESS = ("run", "epoch", "step", "global_step")  # what a DCP checkpoint may have in a part of its state
 _OPTIMIZER = "optim"  # the beginning of the names of an optimizer's tensors there
-OWN_FORMAT = "ossconsole-checkpoint"
+OWN_FORMAT, _OWN_KIND = "ossconsole-checkpoint", "ossconsole checkpoint"
 _TAIL_BYTES = 32 << 10  # the directory of some 400 tensors
 _LOCAL_HEADER_BYTES = 30
 _HEAD_BYTES = 256
@@ -189,31 +199,44 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def resumable(self) -> bool:
         """Whether `ossconsole train --resume` can continue from it."""
-        return self.fields.get("format") == OWN_FORMAT and not self.foreign
+        return self.kind == _OWN_KIND and not self.foreign
 
 
 def inspect_checkpoint(store: ObjectStore, key: str, size: int) -> CheckpointInfo:
-    """Reads the directory and the pickle of a checkpoint in the bucket. Raises CheckpointError, StorageError."""
-    file = RangedFile(lambda start, length: store.get_range(key, start, length), size)
-    return read_checkpoint(file, key)
+    """Reads the directory and the pickle of a checkpoint in the bucket. Raises CheckpointError, StorageError.
+
+    Of a DCP checkpoint `key` is its `.metadata`; the epoch and other plain values are read from the files beside it.
+    """
+
+    def beside(name: str) -> Fetch:
+        return functools.partial(store.get_range, f"{key[: -len(SHARDED_NAME)]}{name}")
+
+    return read_checkpoint(RangedFile(functools.partial(store.get_range, key), size), key, beside)
 
 
 def inspect_local_checkpoint(path: Path) -> CheckpointInfo:
     """The same for a file on the disk."""
-    with path.open("rb") as source:
-        descriptor = source.fileno()
-        file = RangedFile(lambda start, length: os.pread(descriptor, length, start), path.stat().st_size)
-        return read_checkpoint(file, path.name)
+
+    def reader(file: Path) -> Fetch:
+        descriptor = opened.enter_context(file.open("rb")).fileno()
+        return lambda start, length: os.pread(descriptor, length, start)
+
+    with contextlib.ExitStack() as opened:
+        file = RangedFile(reader(path), path.stat().st_size)
+        return read_checkpoint(file, path.name, lambda name: reader(path.with_name(name)))
 
 
-def read_checkpoint(file: RangedFile, name: str) -> CheckpointInfo:
-    """Reads a checkpoint through a RangedFile. Raises CheckpointError."""
+def read_checkpoint(file: RangedFile, name: str, beside: FilesBeside | None = None) -> CheckpointInfo:
+    """Reads a checkpoint through a RangedFile. Raises CheckpointError.
+
+    `beside` opens the other files of a DCP checkpoint; without it, its plain values stay unread.
+    """
     shown = safe_text(name)
     try:
         if name.endswith(SAFETENSORS_SUFFIX):
             return _describe_safetensors(file, name)
         if name.rpartition("/")[2] == SHARDED_NAME:
-            return _describe_sharded(file, name)
+            return _describe_sharded(file, name, beside)
         file.prefetch(file.size - _TAIL_BYTES, _TAIL_BYTES)
         with zipfile.ZipFile(file) as archive:
             entry = _pickle_entry(archive, shown)
@@ -222,7 +245,7 @@ def read_checkpoint(file: RangedFile, name: str) -> CheckpointInfo:
         return _describe(file, name, entry.filename.rpartition("/")[0], walked.value, walked.foreign)
     except zipfile.BadZipFile as error:
         raise _not_a_zip(file, shown) from error
-    except (NotAPickleError, NotSafetensorsError, BudgetError) as error:
+    except (NotAPickleError, NotSafetensorsError, FileCutShortError, BudgetError) as error:
         raise CheckpointError(
             f"{shown} cannot be read as a checkpoint: {error.message}", remedy=error.remedy
         ) from error
@@ -288,7 +311,7 @@ def _describe(file: RangedFile, name: str, root: str, value: Any, foreign: tuple
 
 def _kind(value: Any, top: dict[Any, Any], model_key: str | None, model: list[TensorRow]) -> str:
     if top.get("format") == OWN_FORMAT:
-        return "ossconsole checkpoint"
+        return _OWN_KIND
     if isinstance(value, Opaque):
         return f"pickled object {value.name}"
     if model_key:
@@ -362,7 +385,7 @@ def _describe_safetensors(file: RangedFile, name: str) -> CheckpointInfo:
         elements = math.prod(stored.shape)
         itemsize = (stored.end - stored.begin) // elements if elements else 1
         storage = Storage(stored.dtype, itemsize, str(stored.begin))
-        rows.append(_row(tensor_name, Tensor(storage, stored.dtype, stored.shape, _strides(stored.shape), 0)))
+        rows.append(_row(tensor_name, Tensor(storage, stored.dtype, stored.shape, strides(stored.shape), 0)))
     fields = {key: _decoded(text) for key, text in header.metadata.items()}
     return _info(file, name, kind=SAFETENSORS, fields=fields, rows=rows)
 
@@ -376,45 +399,59 @@ def _decoded(text: str) -> Any:
     return value if _is_plain(value) else text
 
 
-def _describe_sharded(file: RangedFile, name: str) -> CheckpointInfo:
-    """Reads the index of a folder that torch.distributed.checkpoint wrote. Raises CheckpointError, NotAPickleError."""
+def _describe_sharded(file: RangedFile, name: str, beside: FilesBeside | None) -> CheckpointInfo:
+    """Reads the index of a folder that torch.distributed.checkpoint wrote, and its plain values where it can.
+
+    Raises CheckpointError, NotAPickleError.
+    """
     if file.size > MAX_PICKLE_BYTES:
         raise NotAPickleError(f"The pickle is larger than {MAX_PICKLE_BYTES >> 20} MiB.")
-    walked = walk_pickle(file.read_at(0, file.size))
-    index = walked.value.state if isinstance(walked.value, Opaque) else None
-    entries = index.get("state_dict_metadata") if isinstance(index, dict) else None
-    if not isinstance(index, dict) or not isinstance(entries, dict):
+    index = read_dcp_index(file.read_at(0, file.size))
+    if index is None:
         raise CheckpointError(f"{safe_text(name)} is not the index of a DCP checkpoint.")
-    rows = [row for key, entry in entries.items() if (row := _sharded_row(str(key), entry)) is not None]
-    foreign = tuple(each for each in walked.foreign if not each.startswith(_SHARDED_NAMES))
-    fields = {"files": len(_shard_names(index.get("storage_data")))}
-    return _info(file, name, kind=SHARDED, fields=fields, rows=rows, foreign=foreign)
+    opened: dict[str, RangedFile] = {}
+
+    def read(part: str, offset: int, length: int) -> bytes:
+        assert beside is not None  # noqa: S101
+        try:
+            if part not in opened:
+                opened[part] = RangedFile(beside(part), index.files[part], budget=_VALUES_BUDGET)
+            return opened[part].read_at(offset, length)
+        except (StorageError, FileNotFoundError) as error:
+            if isinstance(error, StorageError) and error.status not in _NOT_THERE:
+                raise
+            raise FileCutShortError(
+                f"{safe_text(part)} is missing, or shorter than the index says.", remedy="Copy the folder again."
+            ) from error
+
+    values = {} if beside is None else read_values(index, read)
+    rows = [_row(each, tensor) for each, tensor in index.tensors.items()]
+    fields = {key: value for key, value in values.items() if "." not in key and _is_plain(value)}
+    for key, value in values.items():  # such as trainer.epoch
+        if (last := key.rpartition(".")[2]) in _PROGRESS and _is_plain(value):
+            fields.setdefault(last, value)
+    found = _info(
+        file, name, kind=SHARDED, fields={**fields, "files": len(index.files)}, rows=rows, foreign=index.foreign
+    )
+    return msgspec.structs.replace(
+        found,
+        size=file.size + sum(index.files.values()),
+        metrics={**found.metrics, **_numbers(_below("metrics", values))},
+        versions={key: str(value) for key, value in _plain_dict(_below("versions", values)).items()},
+        optimizer=_plain_dict(next((group for key in values if (group := _group_of(key, values))), {})),
+        fetched=file.fetched + sum(each.fetched for each in opened.values()),
+        requests=file.requests + sum(each.requests for each in opened.values()),
+    )
 
 
-def _sharded_row(name: str, entry: Any) -> TensorRow | None:
-    """The row of a tensor of the index; None for other values."""
-    state = entry.state if isinstance(entry, Opaque) else None
-    shape, properties = (state.get("size"), state.get("properties")) if isinstance(state, dict) else (None, None)
-    values = properties.state if isinstance(properties, Opaque) else None
-    if not isinstance(shape, tuple) or not isinstance(values, tuple) or not all(_is_length(side) for side in shape):
-        return None
-    dtype = values[0].name if values and isinstance(values[0], GlobalName) else "unknown"
-    storage = Storage(dtype, DTYPE_BYTES.get(dtype, 1), "")
-    return _row(name, Tensor(storage, dtype, shape, _strides(shape), 0))
+def _below(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The values with names below `prefix`, by the rest of their names."""
+    return {key[len(prefix) + 1 :]: value for key, value in values.items() if key.startswith(f"{prefix}.")}
 
 
-def _shard_names(stored: Any) -> set[str]:
-    """The files beside the index that have the tensors."""
-    states = [part.state for part in stored.values() if isinstance(part, Opaque)] if isinstance(stored, dict) else []
-    return {str(state["relative_path"]) for state in states if isinstance(state, dict) and "relative_path" in state}
-
-
-def _is_length(value: Any) -> bool:
-    return isinstance(value, int) and 0 <= value < 1 << 62
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(math.prod(shape[at + 1 :]) for at in range(len(shape)))
+def _group_of(key: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the first parameter group of an optimizer, where `key` is one of them."""
+    return _below(key.rpartition(".")[0], values) if key.startswith(_OPTIMIZER) and ".param_groups.0." in key else {}
 
 
 def _row(name: str, tensor: Tensor) -> TensorRow:

@@ -82,6 +82,9 @@ class Opaque:
         self.arguments = arguments
         self.state: Any = None
 
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
 
 def is_data_name(module: str, name: str) -> bool:
     """Whether torch, Python or NumPy use the name to pickle plain data."""
@@ -182,8 +185,11 @@ def _numpy_scalar(arguments: tuple[Any, ...]) -> Any:
 
 
 def plain_key(key: Any) -> Any:
-    """A key for a dict. Only flat keys are hashed: hashing a hostile file's deeply nested key would end the process."""
-    return key if key is None or isinstance(key, (str, int, float, bytes)) else f"<{type(key).__name__}>"
+    """A key for a dict. Only flat keys are hashed: hashing a hostile file's deeply nested key would end the process.
+
+    An Opaque is hashed by its identity.
+    """
+    return key if key is None or isinstance(key, (str, int, float, bytes, Opaque)) else f"<{type(key).__name__}>"
 
 
 _MAKERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {

@@ -5,6 +5,7 @@ torch is loaded by the functions that write: the console checks the name of the 
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ossconsole import __version__
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import write_private
-from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD
+from ossconsole.config.text import safe_text
+from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD
 from ossconsole.training.settings import DEFAULT_MODEL, MODELS
 
 if TYPE_CHECKING:
@@ -22,8 +24,12 @@ if TYPE_CHECKING:
 
     from ossconsole.training.compute.weights_file import Weights
 
-SAFETENSORS = ".safetensors"
-SUFFIXES = (".pt", ".pth", SAFETENSORS)
+SAFETENSORS, ONNX = ".safetensors", ".onnx"
+SUFFIXES = (".pt", ".pth", SAFETENSORS, ONNX)
+ONNX_INPUT, ONNX_OUTPUT = "images", "logits"
+"""The names in an .onnx file: of (batch, 3, size, size) float32, normalised, and of (batch, classes) float32."""
+
+_ONNX_PACKAGES = ("onnx", "onnxscript")  # torch.onnx.export imports both
 _FACTS = ("model_name", "classes", "image_size", "epoch", "step", "run")
 _OWN_FORMAT = "ossconsole-checkpoint"
 _MODE = 0o644  # they are for other programs, and other users
@@ -33,8 +39,8 @@ _MODE = 0o644  # they are for other programs, and other users
 class ExportedWeights:
     """What was written. `metadata` is what the file, or the JSON file beside it, says about the weights.
 
-    `bytes` of the elements; `code` loads the file in plain torchvision, "" where the model is not known; `note` says
-    which part of the checkpoint the weights are, where that needs saying.
+    `bytes` of the elements; `code` loads the file in plain torchvision, or with onnxruntime, "" where the model is not
+    known; `note` says which part of the checkpoint the weights are, where that needs saying.
     """
 
     path: Path
@@ -47,7 +53,10 @@ class ExportedWeights:
 
 
 def check_out(out: Path, *, force: bool) -> None:
-    """Raises SettingsError when `out` has another suffix than SUFFIXES, or is not to be written."""
+    """Raises SettingsError when `out` has another suffix than SUFFIXES, or is not to be written.
+
+    Raises ConsoleError for .onnx where a package for it is not installed.
+    """
     if out.suffix not in SUFFIXES:
         raise SettingsError(
             f"{out} has none of the suffixes {', '.join(SUFFIXES)}, which select the format.",
@@ -58,13 +67,19 @@ def check_out(out: Path, *, force: bool) -> None:
             raise SettingsError(f"{path} is a folder.", remedy="Give the name of a file.")
         if path.exists() and not force:
             raise SettingsError(f"{path} exists already.", remedy="Add --force to replace it.")
+    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None] if out.suffix == ONNX else []
+    if missing:
+        raise ConsoleError(
+            f"Writing {out.name} needs {' and '.join(missing)}, which this Python does not have.",
+            remedy="Install it: pip install 'ossconsole[onnx]'",
+        )
 
 
 def export_weights(weights: Weights, where: str, out: Path, *, force: bool = False) -> ExportedWeights:
     """Writes the weights, which are from `where`, to `out` in the format of its suffix, one of SUFFIXES.
 
-    With `.pt` and `.pth` the metadata are in a JSON file beside: a bare `state_dict` has no place for them. Raises
-    ConsoleError.
+    With `.pt` and `.pth` the metadata are in a JSON file beside: a bare `state_dict` has no place for them. `.onnx` is
+    the whole model, so the checkpoint must say which one it is of. Raises ConsoleError.
     """
     import torch
 
@@ -79,9 +94,12 @@ def export_weights(weights: Weights, where: str, out: Path, *, force: bool = Fal
         if isinstance(value, torch.Tensor)
     }
     metadata = _metadata(weights.facts, averaged=weights.averaged)
-    beside = None if out.suffix == SAFETENSORS else _beside(out)
+    beside = None if out.suffix in {SAFETENSORS, ONNX} else _beside(out)
     try:
-        packed = _packed_safetensors(state, metadata) if beside is None else _packed(state)
+        if out.suffix == ONNX:
+            packed = _packed_onnx(state, metadata, where)
+        else:
+            packed = _packed_safetensors(state, metadata) if beside is None else _packed(state)
     except (RuntimeError, ValueError, KeyError) as error:  # such as a sparse or quantized tensor in safetensors
         raise ConsoleError(
             f"The weights {where} cannot be written as {out.suffix}.", remedy="Give --out with another suffix."
@@ -109,8 +127,58 @@ def _packed_safetensors(state: dict[str, torch.Tensor], metadata: dict[str, Any]
     import safetensors.torch
 
     # "pt" is what transformers and timm expect there.
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
-    return safetensors.torch.save(state, {"format": "pt", **texts})
+    return safetensors.torch.save(state, {"format": "pt", **_texts(metadata)})
+
+
+def _texts(metadata: dict[str, Any]) -> dict[str, str]:
+    """The metadata for a format that has texts only: what is not one, as JSON."""
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
+
+
+def _packed_onnx(state: dict[str, torch.Tensor], metadata: dict[str, Any], where: str) -> bytes:
+    """The model with its weights, for batches of any length. Raises ConsoleError."""
+    import torch
+
+    from ossconsole.training.compute.model import new_model
+
+    known = _known_model(metadata)
+    if known is None:
+        raise ConsoleError(
+            f"The weights {where} cannot be written as {ONNX}: they do not say their model, classes and image size.",
+            remedy=f"Give --out with the suffix {SAFETENSORS}.",
+        )
+    name, classes, size = known
+    model = new_model(name, len(classes), size).eval()
+    try:
+        model.load_state_dict(state)
+        program = torch.onnx.export(
+            model,
+            (torch.zeros(2, CHANNELS, size, size),),  # a batch of one would become a constant
+            dynamo=True,
+            input_names=[ONNX_INPUT],
+            output_names=[ONNX_OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+        proto = program.model_proto
+        for key, text in _texts(metadata).items():
+            entry = proto.metadata_props.add()
+            entry.key, entry.value = key, text
+        packed: bytes = proto.SerializeToString()
+    except Exception as error:  # the exporter's errors share no class; protobuf refuses 2 GiB and more
+        raise ConsoleError(
+            f"The weights {where} cannot be written as {ONNX}: {safe_text(str(error).strip().partition(chr(10))[0])}",
+            remedy=f"Give --out with the suffix {SAFETENSORS}.",
+        ) from error
+    return packed
+
+
+def _known_model(metadata: dict[str, Any]) -> tuple[str, list[str], int] | None:
+    """The model, its classes and its image size in pixels; None where the checkpoint does not say one of them."""
+    name, classes, size = (metadata.get(fact) for fact in ("model_name", "classes", "image_size"))
+    if name not in MODELS or not isinstance(classes, list) or not isinstance(size, int):
+        return None
+    return str(name), classes, size
 
 
 def _metadata(facts: dict[str, Any], *, averaged: bool) -> dict[str, Any]:
@@ -128,12 +196,23 @@ def _metadata(facts: dict[str, Any], *, averaged: bool) -> dict[str, Any]:
 
 
 def _code(out: Path, metadata: dict[str, Any]) -> str:
-    """The lines of Python that load the file into torchvision's model; "" where the model is not known."""
+    """The lines of Python that load the file; "" where the model is not known."""
     from ossconsole.training.compute.model import model_options
 
-    name, classes, size = (metadata.get(fact) for fact in ("model_name", "classes", "image_size"))
-    if name not in MODELS or not isinstance(classes, list) or not isinstance(size, int):
+    known = _known_model(metadata)
+    if known is None:
         return ""
+    name, classes, size = known
+    if out.suffix == ONNX:
+        return "\n".join(
+            (
+                "import onnxruntime",
+                f"session = onnxruntime.InferenceSession({str(out)!r})",
+                f"# {ONNX_INPUT}: float32 (n, {CHANNELS}, {size}, {size}), values from 0 to 1,",
+                f"# normalised with the mean {metadata['mean']} and the deviation {metadata['std']}",
+                f"({ONNX_OUTPUT},) = session.run(None, {{{ONNX_INPUT!r}: images}})",
+            )
+        )
     options = {"num_classes": len(classes), **model_options(name, size)}
     arguments = ", ".join(f"{option}={value!r}" for option, value in options.items())
     if out.suffix == SAFETENSORS:

@@ -17,6 +17,7 @@ from textual.binding import Binding, BindingType
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder, state_dir
 from ossconsole.config.text import counted, safe_text
+from ossconsole.dataset.contents import Content
 from ossconsole.storage.checkpoints.compare import TensorDistance, pair_tensors, tensor_distances
 from ossconsole.storage.checkpoints.inspect import (
     SAFETENSORS,
@@ -47,17 +48,36 @@ BEST_NAME = "best.pt"
 _RUN, _EPOCH, _STEP, _TOP1 = 20, 9, 12, 8  # cells
 
 
-def columns(name: str, cells: int, known: KnownAccuracies) -> str:
-    """The name of a checkpoint as run, epoch, step and top-1 in columns; "" for other names, or without room."""
-    found = parse_name(name)
-    if found is None or cells < _RUN + _EPOCH + _STEP:
+def columns(name: str, cells: int, *, key: str, known: KnownCheckpoints) -> str:
+    """A checkpoint as run, epoch, step and top-1 in columns; "" for other rows, or without room.
+
+    The name of a run's own checkpoint says them. Of others, which keep their names, they are known once they were read.
+    """
+    found, read = parse_name(name), known.facts(key)
+    if found is None and read is None:
         return ""
-    text = f"{found.run}{f'epoch {found.epoch}':>{_EPOCH}}{f'step {found.step:,}':>{_STEP}}"
-    top1 = known.of(found)
-    return text if top1 is None or cells < len(text) + _TOP1 else f"{text}{percent(top1, 1):>{_TOP1}}"
+    facts = read or _Facts()
+    if found is not None:
+        facts = _Facts(found.run, found.epoch, found.step, known.top1(found) if facts.top1 is None else facts.top1)
+    first = facts.run if found is not None else name
+    parts = [
+        f"{first:<{_RUN}}",
+        f"{'' if facts.epoch is None else f'epoch {facts.epoch}':>{_EPOCH}}",
+        f"{'' if facts.step is None else f'step {facts.step:,}':>{_STEP}}",
+        "" if facts.top1 is None else f"{percent(facts.top1, 1):>{_TOP1}}",
+        f"  {facts.run}" if facts.run and found is None else "",
+    ]
+    if sum(map(len, parts[:3])) > cells:
+        return ""
+    text = "".join(parts[:3])
+    for part in parts[3:]:
+        text = text + part if len(text) + len(part) <= cells else text
+    return text.rstrip()
 
 
-_NAME = re.compile(r"(?P<model>[^-/]+)-(?P<run>[0-9]{8}-[0-9]{6}-[0-9a-f]{4})-e(?P<epoch>\d+)-s(?P<step>\d+)\.pt")
+_NAME = re.compile(
+    r"(?P<model>[^-/]+)-(?P<run>[0-9]{8}-[0-9]{6}-[0-9a-f]{4})-e(?P<epoch>\d+)-s(?P<step>\d+)(?:\.pt|\.safetensors|/)"
+)
 
 
 class CheckpointName(msgspec.Struct, frozen=True):
@@ -70,31 +90,67 @@ class CheckpointName(msgspec.Struct, frozen=True):
 
 
 def parse_name(name: str) -> CheckpointName | None:
-    """The parts of the name; None for other objects."""
+    """The parts of the name of an object or a folder; None for others."""
     found = _NAME.fullmatch(name)
     return CheckpointName(found["model"], found["run"], int(found["epoch"]), int(found["step"])) if found else None
 
 
-class KnownAccuracies:
-    """The top-1 of checkpoints, from the records of runs on this machine; a thread reads each record once.
+class _Facts(msgspec.Struct, frozen=True):
+    """What a checkpoint says of itself, as far as it does."""
 
-    `on_change` is called from that thread.
+    run: str = ""
+    epoch: int | None = None
+    step: int | None = None
+    top1: float | None = None
+
+
+def _facts_of(info: CheckpointInfo) -> _Facts | None:
+    """None where it says neither epoch nor step."""
+    epoch, step = info.fields.get("epoch"), info.fields.get("step", info.fields.get("global_step"))
+    epoch, step = (each if isinstance(each, int) else None for each in (epoch, step))
+    if epoch is None and step is None:
+        return None
+    top1 = info.metrics.get("top1")
+    shown = top1 if top1 is not None and 0 <= top1 <= 1 else None
+    return _Facts(safe_text(str(info.fields.get("run") or "")), epoch, step, shown)
+
+
+class KnownCheckpoints:
+    """What is known of checkpoints beyond the listing: of those that were read, and from records of runs.
+
+    A thread reads the record of each run on this machine once, and calls `on_change`.
     """
 
     def __init__(self, on_change: Callable[[], object]) -> None:
         self._on_change = on_change
+        self._read: dict[str, _Facts] = {}
         self._top1: dict[tuple[str, int], float] = {}
         self._requested: set[str] = set()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="records")
 
-    def of(self, name: CheckpointName) -> float | None:
-        """The accuracy, once it is known; returns immediately."""
+    def add(self, key: str, info: CheckpointInfo) -> bool:
+        """Keeps what the checkpoint at a key, or in a folder, says; False where that is nothing."""
+        facts = _facts_of(info)
+        if facts is not None:
+            self._read[key] = facts
+        return facts is not None
+
+    def forget(self) -> None:
+        """Drops what was read: the objects may have been replaced."""
+        self._read.clear()
+
+    def facts(self, key: str) -> _Facts | None:
+        """What the checkpoint at `key` says, once it was read."""
+        return self._read.get(key)
+
+    def top1(self, name: CheckpointName) -> float | None:
+        """The accuracy in the record of its run, once it is known; returns immediately."""
         if name.run not in self._requested:
             self._requested.add(name.run)
-            self._reader.submit(self._read, name.run)
+            self._reader.submit(self._read_record, name.run)
         return self._top1.get((name.run, name.step))
 
-    def _read(self, run: str) -> None:
+    def _read_record(self, run: str) -> None:
         try:
             for event in read_events(record_path(run)):
                 if isinstance(event, Checkpoint) and event.top1 is not None:
@@ -136,7 +192,15 @@ def best(screen: Browser) -> None:
     screen.run_job(job, lambda _: screen.model.refresh())
 
 
-_WHOLE = {SHARDED, SAFETENSORS}  # one has its weights in other files, the other has nothing else
+NEEDS_CHECKPOINT = {"best", "train_from"}
+_NOT_OF_TORCH_SAVE = {SHARDED, SAFETENSORS}  # one has its weights in other files, the other has nothing else
+
+
+def allows(action: str, content: Content | None) -> bool:
+    """Whether an action of NEEDS_CHECKPOINT can be done with what was read."""
+    if not isinstance(content, CheckpointInfo):
+        return False
+    return content.resumable if action == "train_from" else content.kind not in _NOT_OF_TORCH_SAVE
 
 
 def weights_source(screen: Browser) -> ObjectSummary | None:
@@ -147,7 +211,7 @@ def weights_source(screen: Browser) -> ObjectSummary | None:
         return None
     (source, *others) = sources
     fits = isinstance(source, ObjectSummary) and source.key == detail.key and not others
-    return source if fits and isinstance(source, ObjectSummary) and content.kind not in _WHOLE else None
+    return source if fits and isinstance(source, ObjectSummary) and content.kind not in _NOT_OF_TORCH_SAVE else None
 
 
 def check_file(path: Path) -> None:

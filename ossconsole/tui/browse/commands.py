@@ -45,7 +45,7 @@ from ossconsole.tui.kit.dialogs import (
     TextScreen,
     TypedConfirmScreen,
 )
-from ossconsole.tui.kit.text import Line, moment, size
+from ossconsole.tui.kit.text import Line, moment, shorten_middle, size
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -103,7 +103,7 @@ def _part_question(checkpoint: ObjectSummary) -> ConfirmScreen:
 async def _download_weights(screen: Browser, store: ObjectStore, checkpoint: ObjectSummary) -> None:
     folder = _folder(memory.recall(_FORM, store.profile.name).get("folder") or str(Path.cwd()))
     name = local_component(Path(checkpoint.key).stem) + "-weights.safetensors"
-    question = "Write the weights into this file (.safetensors, .pt or .pth):"
+    question = "Write the weights into this file (.safetensors, .pt, .pth or .onnx):"
     answer = await screen.app.push_screen_wait(
         PromptScreen("Download weights", question, str(folder / name), check=lambda text: check_file(_folder(text)))
     )
@@ -456,5 +456,5 @@ def _label(sources: Sequence[ObjectOrPrefix]) -> str:
 
 
 def _names(sources: Sequence[ObjectOrPrefix]) -> str:
-    shown = [f"  {safe_text(key_of(source))[:68]}" for source in sources[:6]]
+    shown = [f"  {shorten_middle(safe_text(key_of(source)), 66)}" for source in sources[:6]]
     return "\n".join([*shown, *([f"  and {len(sources) - 6:,} more"] if len(sources) > 6 else [])])

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 _READ_DELAY_S = 0.2  # the cursor rests on a row this long before it is read: moving through a folder sends no requests
 _FINISHED_SHOWN = 2  # jobs that have ended and still show, so that their result can be read
 _WRITES = {"upload", "delete", "copy", "rename", "best", "restore", "train_from"}
-_NEEDS_CONTENT = {"best": CheckpointInfo, "image": ImageContent, "check_manifest": Manifest}
+_NEEDS_CONTENT = {"image": ImageContent, "check_manifest": Manifest}
 _NEEDS_BUCKET = {action.name for action in actions.of("browse")}
 _SIDES = {"switch_side", "sync"}
 _OF_BOTH_SIDES = {"open", "up", "refresh", "select", "select_all", "upload", "two_panes", "jobs", *_SIDES}
@@ -116,7 +116,7 @@ class BrowseScreen(ConsoleScreen):
         self._drawn: tuple[object, ...] = ()
         self._manifest_requested: tuple[object, str] | None = None
         self._on_finished: dict[Job, Callable[[Job], None]] = {}
-        self._accuracies = checkpoints.KnownAccuracies(lambda: self.table.call_later(self.table.refresh))
+        self._known = checkpoints.KnownCheckpoints(lambda: self.table.call_later(self.table.refresh))
         # Attributes, as they are also used while the screen is composed or removed.
         self.table = ObjectTable(self._row_line, self._header_line, self.model.view, id="objects")
         self.local = LocalPane()
@@ -290,6 +290,7 @@ class BrowseScreen(ConsoleScreen):
             position = CursorPosition(name, self.table.cursor, self.table.rows_above)
         if refreshed:
             self.detail = None  # the object may have been replaced
+            self._known.forget()
         row = view.rows.find(position.name) if position else None
         if position is not None and row is not None and view.position(row) is not None:
             self.table.set_view(view, go_to=row, above=position.above)
@@ -345,18 +346,16 @@ class BrowseScreen(ConsoleScreen):
         else:
             self.detail = Detail(rows.key(row), rows.is_folder(row))
             # Read even where the pane is hidden: the content decides which commands are available.
-            if not rows.is_folder(row) and not self.has_class("-too-small"):
+            if not self.has_class("-too-small"):
                 self._read_timer = self.set_timer(_READ_DELAY_S, self.read_detail)
         self._draw_detail()
 
     def read_detail(self, *, full: bool = False) -> None:
         """See `Browser.read_detail`."""
         detail = self.detail
-        if detail is None or detail.is_folder or self.store is None:
+        if detail is None or self.store is None or (detail.content and (detail.full is not None or not full)):
             return
-        if detail.content is not None and (detail.full is not None or not full):
-            return
-        detail.loading = True
+        detail.loading = not detail.is_folder  # of most folders nothing is to be read
         self._draw_detail()
         self._read_detail(self.store, detail, self.index, full)
 
@@ -371,6 +370,8 @@ class BrowseScreen(ConsoleScreen):
             prefix = event.detail.key.rpartition("/")[0]
             if self.index is None or self.index.prefix != prefix:
                 self.index = ManifestIndex(content, prefix)
+        elif isinstance(content, CheckpointInfo) and self._known.add(event.detail.key, content):
+            self.table.refresh()
         if event.detail is self.detail:
             self._draw_detail()
             self.redraw_bars()
@@ -395,6 +396,8 @@ class BrowseScreen(ConsoleScreen):
                 panel.styles.height = len(table.shown_jobs(self.console.jobs))
             elif panel.id == "path":
                 panel.styles.height = len(self._path_lines(self.size.width, 1))
+            elif panel.id == "status":
+                panel.styles.height = max(1, len(self._status_lines(self.size.width, 1)))
         state = (self.model.sort, self.glyphs.name)
         if state != self._drawn:
             self._drawn = state
@@ -415,7 +418,7 @@ class BrowseScreen(ConsoleScreen):
     def _row_line(self, row: int, width: int) -> Line:
         rows = self.table.view.rows
         selected = row in self.model.selection
-        named = functools.partial(checkpoints.columns, known=self._accuracies)
+        named = functools.partial(checkpoints.columns, key=rows.key(row), known=self._known)
         return table.row_line(rows, row, width, selected=selected, glyphs=self.glyphs, checkpoint=named)
 
     def _detail_blocks(self, width: int, _height: int) -> Sequence[Block]:
@@ -424,15 +427,12 @@ class BrowseScreen(ConsoleScreen):
     def _job_lines(self, width: int, _height: int) -> Sequence[Line]:
         return [job_line(job, width, self.glyphs) for job in table.shown_jobs(self.console.jobs)]
 
-    def _status_lines(self, _width: int, _height: int) -> Sequence[Line]:
+    def _status_lines(self, width: int, _height: int) -> Sequence[Line]:
         if self.store is None:
             return []
         if preparing := preparation(self.services, self.glyphs):
             return preparing
-        error = self.model.error
-        if error is not None:
-            return [Line((f" {self.model.rows.count:,} loaded; press r to continue. ", "text"), (error.message, "bad"))]
-        return [table.status_line(self.model, self.glyphs, self.store.waiting)]
+        return table.status_lines(self.model, self.glyphs, width, self.store.waiting)
 
     # Filter, keys and mouse
 
@@ -493,8 +493,8 @@ class BrowseScreen(ConsoleScreen):
         if (action in _WRITES and self.services.readonly) or (action in _NEEDS_BUCKET and self.store is None):
             return None
         content = self.detail.content if self.detail else None
-        if action == "train_from":
-            return isinstance(content, CheckpointInfo) and content.resumable
+        if action in checkpoints.NEEDS_CHECKPOINT:
+            return checkpoints.allows(action, content)
         if action in _NEEDS_CONTENT:
             return isinstance(content, _NEEDS_CONTENT[action])
         return True

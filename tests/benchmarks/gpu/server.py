@@ -38,7 +38,9 @@ _REQUEST = re.compile(rb"^GET /([^ ?]+)")
 class MadeUpDataset:
     """Noisy pictures whose class shows in the mean colour of their left half; `bodies` by key in the bucket."""
 
-    def __init__(self, fmt: SampleFormat, size: int, samples: int, val_samples: int = 0) -> None:
+    def __init__(
+        self, fmt: SampleFormat, size: int, samples: int, val_samples: int = 0, *, classes: int = CLASSES
+    ) -> None:
         self.prefix = f"made-up/{fmt}-{size}-{samples}"
         blobs = [[_body(fmt, size, label, variant) for variant in range(VARIANTS)] for label in range(CLASSES)]
         likes = [
@@ -49,15 +51,15 @@ class MadeUpDataset:
         for split, count in (("train", samples), ("val", val_samples)):
             listed = []
             for number in range(count):
-                label, variant = number % CLASSES, number // CLASSES % VARIANTS
-                like = likes[label][variant]
-                sample = msgspec.structs.replace(like, key=f"{split}/{label}/{number:07}{fmt.suffix}")
-                listed.append(sample)
-                self.bodies[object_key(self.prefix, sample.key).encode()] = blobs[label][variant]
+                label, variant = number % classes, number // classes % VARIANTS
+                like = likes[label % CLASSES][variant]
+                key = f"{split}/{label}/{number:07}{fmt.suffix}"
+                listed.append(msgspec.structs.replace(like, key=key, label=label))
+                self.bodies[object_key(self.prefix, key).encode()] = blobs[label % CLASSES][variant]
             if listed:
                 splits[split] = tuple(listed)
-        classes = tuple(str(label) for label in range(CLASSES))
-        self.manifest = Manifest(format=fmt, size=size, classes=classes, splits=splits)
+        names = tuple(str(label) for label in range(classes))
+        self.manifest = Manifest(format=fmt, size=size, classes=names, splits=splits)
 
     def write_manifest(self, sandbox: SandboxProcess) -> None:
         """Puts the manifest where a run looks for it: into the sandbox."""
