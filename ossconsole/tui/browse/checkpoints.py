@@ -14,7 +14,7 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import make_folder, state_dir
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.contents import Content
@@ -218,7 +218,7 @@ def check_file(path: Path) -> None:
     """Raises ConsoleError when weights cannot be written to the path, for example as it exists."""
     try:
         check_out(path, force=False)
-    except ConsoleError as error:
+    except SettingsError as error:
         raise ConsoleError(error.message, remedy="Enter another name.") from error
 
 
