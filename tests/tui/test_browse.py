@@ -937,6 +937,12 @@ async def test_a_dcp_folder_is_inspected_where_it_stands_and_shows_its_columns(
         await browser.until(lambda: re.search(r"step-40/ +epoch 2 +step 40 +75\.0 %", browser.text))
         assert "20250615-150640-a1b2  epoch 3     step 80" in browser.text  # of its name alone
         assert not any(browser.screen.check_action(action, ()) for action in ("best", "train_from"))
+        await browser.press("space")
+        await browser.goes_to("resnet18-20250615-150640-a1b2-e03-s000080/")
+        await browser.press("space", "equals_sign")
+        await browser.until(lambda: "Compare checkpoints" in browser.text and "shapes identical" in browser.text)
+        assert "download both" not in browser.text
+        await browser.press("escape", "escape")
         for plain in ("empty/", "other/"):
             await browser.goes_to(plain)
             await browser.until(lambda: "z count, p preview images" in browser.text)
