@@ -1,4 +1,4 @@
-"""A running sandbox with keys that may do less than its owner's, for tests of any layer."""
+"""A running sandbox with keys that may do less than its owner's, for tests of any layer; and its log."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import fastcrc
 import msgspec
 
 from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.profiles import Profile
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import FaultPlan
 from ossconsole.sandbox.keys import AccessKey, KeyRing, Role
 from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.sandbox.response import RequestRecord
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import NO_RETRY
 
@@ -75,3 +79,24 @@ def sandboxed(folder: Path, *, unshaped: bool = True, arguments: tuple[str, ...]
 
 def _source(key: AccessKey) -> FixedSource:
     return FixedSource(Credentials(key.id, key.secret, key.token))
+
+
+def small_dataset(bucket: Sandboxed, name: str, *, samples: int, side: int) -> Profile:
+    """A dataset of black images of two classes in the bucket, and the profile that leads to it."""
+    profile, store = bucket.profile(name), bucket.store()
+    body = bytes(3 * side * side)
+    listed = tuple(Sample(f"train/c{n % 2}/{n}.u8", n % 2, side, side, fastcrc.crc64.xz(body)) for n in range(samples))
+    for sample in listed:
+        store.put(object_key(profile.dataset_prefix, sample.key), body)
+    manifest = Manifest(format=SampleFormat.IMAGE_U8, size=side, classes=("c0", "c1"), splits={"train": listed})
+    write_manifest(store, profile.dataset_prefix, manifest)
+    store.close()
+    return profile
+
+
+def read_log(path: Path) -> Iterator[RequestRecord]:
+    """The records of a log, oldest first; other lines (the process's stderr) are skipped."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.startswith(b"{") and line.endswith(b"}\n"):
+                yield msgspec.json.decode(line, type=RequestRecord)

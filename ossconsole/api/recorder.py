@@ -77,7 +77,7 @@ class StepRecorder:
         self._done.put(_DoneStep(self._step, self._epoch, samples, time.time(), timing, logged, batch))
 
     def add_ranks(self, figures: Sequence[RankTimes]) -> None:
-        """The figures of all ranks for the last step; their means are recorded now and then."""
+        """The figures of all ranks for the last step; their means are recorded every few seconds."""
         self._ranks.append(figures)
         if time.monotonic() < self._ranks_at + _RANKS_EVERY_S:
             return
@@ -102,7 +102,7 @@ class StepRecorder:
         self._epoch_figures.update(figures)
 
     def close(self, error: str) -> None:
-        """Records what is left, and ends the run."""
+        """Records the remaining steps, and ends the run."""
         self._ended.set()
         self._thread.join()
         try:

@@ -26,6 +26,7 @@ _COMMANDS = {
     "run": "ossconsole.cli.run:run",
     "sandbox": "ossconsole.cli.sandbox:sandbox",
     "status": "ossconsole.cli.runs:status",
+    "sync": "ossconsole.cli.sync:sync",
     "train": "ossconsole.cli.train:train",
     "upload": "ossconsole.cli.upload:upload",
     "warm": "ossconsole.cli.warm:warm",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target
-from ossconsole.cli.sandbox import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox, slow_down
+from ossconsole.cli.sandbox import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox, restore_speed, slow_down_until
 from ossconsole.config.credentials import Credentials, register_credentials
 from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import ConsoleError, SettingsError
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PREFLIGHT_TIMEOUT_S = 5.0
+_RESTORE_TIMEOUT_S = 5.0  # for the end of a demo's slow-down of the sandbox
 _STAGES = ("sandbox", *map(str, FillStage))
 
 
@@ -71,6 +72,7 @@ class Application:
         self.state: ConsoleState = Starting()
         self.run: RunHandle | None = None
         self.upload: UploadJob | AttachedUpload | None = None
+        self.evaluation: EvaluationJob | None = None
         # The work of this process that others can see and control: a `training.remote.control.ControlTarget`.
         self.own_run: TrainingRun | None = None
         self.own_upload: UploadJob | None = None
@@ -80,6 +82,7 @@ class Application:
         self._resources = contextlib.ExitStack()
         self._lock = threading.Lock()
         self._demo_run: RunHandle | None = None
+        self._slowing: threading.Thread | None = None
         self._demo_starts = threading.Lock()
         # Held while a run or an upload starts or another profile is opened; that waits for other processes' answers.
         self._changing = threading.Lock()
@@ -126,6 +129,8 @@ class Application:
             run.stop()
             run.wait_for_stop()
             say(f"Its record is {run.record_path}.")
+        if self._slowing is not None:
+            self._slowing.join(_RESTORE_TIMEOUT_S)
         if self._control is not None:
             self._control.close()
         if self._sampler is not None:
@@ -208,16 +213,21 @@ class Application:
         source = dataset_source(self.store(EndpointKind.STANDARD), accelerated.profile.dataset_prefix)
         return WarmUp(accelerated, plan_warm(source, accelerated, again=again))
 
-    def plan_evaluation(self, record: Path) -> EvaluationJob:
-        """The evaluation of the checkpoint of a run, not started. Raises ConsoleError while a run is alive."""
+    def start_evaluation(self, record: Path) -> EvaluationJob:
+        """Evaluates the checkpoint of a run. Raises ConsoleError while a run or another evaluation is alive."""
         from ossconsole.training.run_evaluation import EvaluationJob
 
-        opened = self._ready()
-        if self.run is not None and self.run.alive:
-            raise ConsoleError(
-                "A run is active, and an evaluation would take its processor time.", remedy="Wait for its end."
-            )
-        return EvaluationJob(record, opened.profile, opened.credentials)
+        with self._changing:
+            opened = self._ready()
+            if self.run is not None and self.run.alive:
+                raise ConsoleError(
+                    "A run is active, and an evaluation would take its processor time.", remedy="Wait for its end."
+                )
+            if self.evaluation is not None:
+                self.evaluation.refuse_others("another evaluation")
+            self.evaluation = EvaluationJob(record, opened.profile, opened.credentials)
+            self.evaluation.start()
+            return self.evaluation
 
     def use_profile(self, name: str) -> None:
         """Opens another profile. Raises ConsoleError while work is active."""
@@ -239,11 +249,12 @@ class Application:
             self._start_demo_run()
 
     def slow_down_sandbox(self, objects_per_s: float) -> None:
-        """Changes the speed of the sandbox's standard endpoint, in a thread; nothing without a sandbox."""
-        sandbox = self._opened.sandbox if self._opened is not None else None
-        if sandbox is not None:
-            call = functools.partial(slow_down, sandbox.info, objects_per_s)
-            threading.Thread(target=call, name="sandbox-speed", daemon=True).start()
+        """Changes the speed of the sandbox's standard endpoint until the run ends; nothing without a sandbox."""
+        sandbox, run = self._opened.sandbox if self._opened is not None else None, self.own_run
+        if sandbox is not None and run is not None:
+            call = functools.partial(slow_down_until, run.wait, sandbox.info, objects_per_s)
+            self._slowing = threading.Thread(target=call, name="sandbox-speed", daemon=True)
+            self._slowing.start()
 
     def bucket_setup(self) -> BucketSetupService:
         """The operations of the Setup screen on the profile's bucket."""
@@ -273,10 +284,16 @@ class Application:
         """Starts a run on a dataset, the profile's where the prefix is "". Raises ConsoleError."""
         self._refuse_readonly()
         self._refuse_unprepared()
-        return self._start_run(settings, dataset_prefix)
+        sandbox = self._opened.sandbox if self._opened is not None else None
+        return self._start_run(settings, dataset_prefix, warning=sandbox.slowed_words() if sandbox is not None else "")
 
-    def _start_run(self, settings: TrainSettings, dataset_prefix: str = "") -> RunHandle:
+    def _start_run(self, settings: TrainSettings, dataset_prefix: str = "", *, warning: str = "") -> RunHandle:
+        from ossconsole.telemetry import events
         from ossconsole.training.run import TrainingRun
+
+        def warn_first(event: events.Event) -> None:
+            if warning and isinstance(event, events.Run):  # the first event of a record
+                run.warn(warning, "")
 
         with self._changing:
             opened = self._ready()
@@ -284,10 +301,14 @@ class Application:
             if self.run is not None and self.run.alive:
                 name = self.run.record_path.stem
                 raise ConsoleError(f"The run {name} is still running.", remedy="Stop it first (s).")
+            if self.evaluation is not None:
+                self.evaluation.refuse_others("a run")
             prefix = dataset_prefix or opened.profile.dataset_prefix
             profile = msgspec.structs.replace(opened.profile, dataset_prefix=prefix)
             try:
-                run = TrainingRun(profile, opened.credentials, settings, self._sampler, interactive=True)
+                run = TrainingRun(
+                    profile, opened.credentials, settings, self._sampler, interactive=True, on_event=warn_first
+                )
             except ClaimedError:
                 self._find_peers(opened)
                 raise
@@ -381,6 +402,8 @@ class Application:
             if self.run is None or not self.run.alive:
                 with contextlib.suppress(ClaimedError):  # another demo has started one: that is shown
                     self._demo_run = self._start_run(DEMO_SETTINGS)
+                    if self._opened is not None and self._opened.sandbox is not None:
+                        restore_speed(self._opened.sandbox.info)  # a demo that was killed may have left it slow
 
     def _find_peers(self, opened: OpenTarget) -> None:
         """Makes this process visible to others, and shows their work on the same bucket. Raises ConsoleError."""

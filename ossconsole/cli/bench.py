@@ -165,7 +165,7 @@ def bench(context: click.Context, /, *, target: Target, **options: Any) -> int:
 
 
 def _tables() -> ModuleType:
-    """The tables of results; what they are made of is too slow to load for --help."""
+    """The tables of results; their modules load too slowly for --help."""
     from ossconsole.cli import bench_tables
 
     return bench_tables

@@ -170,6 +170,8 @@ def print_emulation(summary: EmulationSummary) -> None:
     """Prints what each number of accelerators reached, the buyer's table, and what does not meet the rules."""
     from rich.console import Console
 
+    from ossconsole.training.bench.report import emulation_figures
+
     console = Console(highlight=False)
     workload, simulated = summary.workload, ", simulated" if summary.simulated else ""
     table = _new_table(
@@ -180,17 +182,7 @@ def print_emulation(summary: EmulationSummary) -> None:
         table.add_column(title, justify="left" if title == "path" else "right", no_wrap=True)
     for result in summary.paths:
         for each in result.fed:
-            shares = (each.au, each.au_sigma, each.sustained_au)
-            table.add_row(
-                each.path,
-                str(each.accelerators),
-                *(f"{share * 100:.1f} %" for share in shares),
-                "" if each.cold_au is None else f"{each.cold_au * 100:.1f} %",
-                f"{each.samples_per_s:,.1f}",
-                f"{each.bytes_per_s / 1e6:,.1f}",
-                f"{each.calibrated_au * 100:.1f} %",
-                "yes" if each.passed else "no",
-            )
+            table.add_row(each.path, str(each.accelerators), *emulation_figures(each), "yes" if each.passed else "no")
     console.print(table)
     say("N: accelerators; ±: deviation of the AU; sust.: sustained, without batches read ahead, decides.")
     say("cold: AU on samples that were not read before, through a path with a cache; full: AU with a full buffer.")
@@ -364,7 +356,7 @@ def _format_table(found: Sequence[FormatResult], *, simulated: bool) -> Table:
 
 
 def _format_lines(summary: BenchSummary) -> Iterator[str]:
-    """What to know about the table."""
+    """The notes below the table."""
     setups = dict.fromkeys((each.cell.workers, each.cell.batch_size) for each in summary.formats)
     of = ", ".join(f"{counted(workers, 'worker')} with batches of {size}" for workers, size in setups)
     setup = of if len(setups) == 1 else "of the same setup"

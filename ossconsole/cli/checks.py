@@ -356,7 +356,7 @@ def credentials_check(
     passed_over: tuple[SourceState, ...] = (),
     now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
 ) -> Check:
-    """Whether there is a key pair, when it expires, whether other users can read its file, and what was passed over."""
+    """Whether there is a key pair, when it expires, whether other users can read its file, and which sources failed."""
     name = "credentials"
     found = source()
     renews = isinstance(source, RenewedSource) and not (isinstance(source, FileSource) and source.kind == "connector")

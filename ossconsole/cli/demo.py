@@ -11,7 +11,7 @@ import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target
 from ossconsole.cli.output import say, say_json
-from ossconsole.cli.sandbox import DEMO_SETTINGS, fill_sandbox, slow_down
+from ossconsole.cli.sandbox import DEMO_SETTINGS, fill_sandbox, restore_speed, slow_down
 from ossconsole.cli.train import print_line, run_to_end
 from ossconsole.cli.unattended import Printing
 from ossconsole.config.endpoints import EndpointKind
@@ -55,7 +55,7 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_demo(target: Target, *, as_json: bool) -> int:
-    """Does the whole main job on the sandbox and prints it; gives the exit code. Raises ConsoleError."""
+    """Runs the whole workflow on the sandbox and prints it; returns the exit code. Raises ConsoleError."""
     from ossconsole.telemetry.sampler import Sampler
     from ossconsole.training.run import TrainingRun
 
@@ -68,8 +68,13 @@ def run_demo(target: Target, *, as_json: bool) -> int:
         run = TrainingRun(opened.profile, opened.credentials, _SETTINGS, sampler, on_event=driver)
         driver.run, printing.stop = run, run.stop
         if opened.sandbox is not None:
+            restore_speed(opened.sandbox.info)  # a demo that was killed may have left it slow
             driver.slow_down = functools.partial(slow_down, opened.sandbox.info)
-        code = run_to_end(run, sampler, opened, on_hangup, as_json=as_json)
+        try:
+            code = run_to_end(run, sampler, opened, on_hangup, as_json=as_json)
+        finally:
+            if opened.sandbox is not None:
+                restore_speed(opened.sandbox.info)
         if code == 0:
             _conclude(opened, run, driver.view, begun, as_json=as_json)
         elif run.summary is not None:
@@ -78,7 +83,7 @@ def run_demo(target: Target, *, as_json: bool) -> int:
 
 
 def _conclude(opened: OpenTarget, run: TrainingRun, view: RunView, begun: float, *, as_json: bool) -> None:
-    """Verifies the checkpoint and prints what came of the demo. Raises ConsoleError."""
+    """Verifies the checkpoint and prints the result of the demo. Raises ConsoleError."""
     from ossconsole.dataset.manifest import read_manifest
     from ossconsole.storage.client import ObjectStore
 

@@ -15,7 +15,7 @@ from ossconsole.cli.weights import read_named
 from ossconsole.config.credentials import start_resource_tracker
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.labels import LabelFiles
-from ossconsole.training.settings import DEFAULT_MODEL, DEVICES, TrainSettings, check_model
+from ossconsole.training.settings import AUTO, DEFAULT_MODEL, DEVICES, TrainSettings, check_model
 
 if TYPE_CHECKING:
     from ossconsole.storage.retry import Wait
@@ -34,6 +34,7 @@ _CLASSES_SHOWN = 10
 @click.option("--batch-size", type=click.IntRange(min=1), help="Samples per batch. Default: as in a run.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Reader processes.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="GPU or CPU.")
+@click.option("--gpu", default=AUTO, show_default=True, help="GPU: auto (the emptiest), its index or its UUID.")
 @click.option(
     "--val-split",
     type=click.FloatRange(0, 1, max_open=True),
@@ -53,6 +54,7 @@ def evaluate(
     batch_size: int | None,
     workers: int,
     device: str,
+    gpu: str,
     val_split: float,
     val_labels: str,
     class_index: str,
@@ -68,14 +70,15 @@ def evaluate(
     from ossconsole.training.data import training_data
 
     check_model(model)
+    settings = TrainSettings(workers=workers, device=device, gpu=gpu, batch_size=batch_size or 0)
     start_resource_tracker()
+    _warn_of_runs()
     with target.open() as opened:
         fill_sandbox(opened)
         with contextlib.closing(ObjectStore(opened.profile, opened.credentials, pause=_wait)) as store:
             found = read_named(checkpoint, model, store)
             if found.problem:
                 say(f"Warning: {found.problem}", err=True)
-            settings = TrainSettings(workers=workers, device=device, batch_size=batch_size or 0)
             ready = evaluation.settings_for(found.content, found.uri, settings)
             labels = LabelFiles(val_labels=val_labels, class_index=class_index)
             prefix = opened.profile.dataset_prefix
@@ -92,6 +95,19 @@ def evaluate(
     if saved:
         say("")
         say(f"Saved beside the record of the run: `ossconsole report {run}` shows it.")
+
+
+def _warn_of_runs() -> None:
+    """Warns where another process of this machine trains: both then share its processor, and perhaps the GPU."""
+    from ossconsole.training.remote.control import peers
+
+    for report in peers():
+        if report.run:
+            say(
+                f"Warning: The run {report.run} (process {report.pid}) is active on this machine: the evaluation takes "
+                "part of its processor and GPU time, and the run's figures are lower meanwhile.",
+                err=True,
+            )
 
 
 def _save(run: str, result: Evaluation) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from ossconsole.cli.output import INTERRUPTED, say_json
+from ossconsole.cli.output import INTERRUPTED, say, say_json
 from ossconsole.cli.unattended import stopping_on_signals
 from ossconsole.config.profiles import load_settings
 from ossconsole.config.text import safe_text
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ossconsole.dataset.upload.job import UploadJob
-    from ossconsole.storage.jobs.job import Job, JobProgress
+    from ossconsole.storage.jobs.job import Failure, Job, JobProgress
 
 POLL_S = 0.2
 """Short waits: Python handles a signal only between them."""
@@ -51,6 +51,15 @@ def exit_code(signalled: list[int]) -> int:
 def emit(event: str, **fields: object) -> None:
     """Prints one JSON event."""
     say_json({"event": event, "time": time.time(), **fields})
+
+
+def report_failures(failures: Iterable[Failure], *, as_json: bool) -> None:
+    """Prints each failure of a job, as a sentence or a JSON event."""
+    for failure in failures:
+        if as_json:
+            emit("failed", path=failure.path, reason=failure.reason, code=failure.code, request_id=failure.request_id)
+        else:
+            say(f"Failed: {failure.path}: {failure.reason}")
 
 
 def finish(job: Job, label: str, *, as_json: bool) -> list[int]:

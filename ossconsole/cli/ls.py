@@ -35,7 +35,7 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
 
     with target.open() as opened:
         below = key_prefix(prefix, opened.profile.bucket)
-        _fill_if_listed(opened, below)
+        fill_if_listed(opened, below)
         store = ObjectStore(opened.profile, opened.credentials, pause=_wait)
         try:
             folders = objects = size = 0
@@ -68,7 +68,7 @@ def _wait(wait: Wait) -> None:
     time.sleep(wait.seconds)
 
 
-def _fill_if_listed(opened: OpenTarget, below: str) -> None:
+def fill_if_listed(opened: OpenTarget, below: str) -> None:
     """Creates the sandbox's sample dataset where the listing would contain it. Raises ConsoleError."""
     from ossconsole.cli.sandbox import fill_sandbox
 

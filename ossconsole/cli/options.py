@@ -90,6 +90,8 @@ class Target:
 
         say("No profile is active: working on the embedded sandbox.")
         with SharedSandbox.open(state_dir() / "sandbox") as sandbox:
+            if slowed := sandbox.slowed_words():
+                say(slowed)
             sandbox.notify = lambda message, remedy: say(f"{message} {remedy}".strip())
             resolution = overlay(sandbox.profile(), self.flags, os.environ)
             yield OpenTarget(resolution.profile, FixedSource(sandbox.credentials()), sandbox, resolution.origins)

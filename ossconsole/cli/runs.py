@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -11,10 +12,11 @@ import msgspec
 from ossconsole.cli.options import Target, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.resolve import FIELDS
-from ossconsole.config.text import counted
-from ossconsole.telemetry.events import percent, worst_classes
+from ossconsole.config.text import counted, safe_text
+from ossconsole.telemetry.events import Event, percent, to_log_line, worst_classes
 from ossconsole.telemetry.ranks import slowest
-from ossconsole.telemetry.runs import RunSummary, find_run, record_path
+from ossconsole.telemetry.runs import RecordReader, RunSummary, find_run, record_path
+from ossconsole.telemetry.view import RunView
 
 
 @click.command()
@@ -29,9 +31,7 @@ def status(run: str, as_json: bool, follows: bool, target: Target) -> None:
         raise click.UsageError("--json and --follow cannot be given together.")
     summary = _find(run, target)
     if follows:
-        from ossconsole.cli.run_sentences import follow
-
-        follow(summary, say)
+        _follow(summary)
         return
     if as_json:
         fields = {**msgspec.to_builtins(summary), "interrupted": summary.interrupted, "slowest": slowest(summary.ranks)}
@@ -110,6 +110,7 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
     rate = (summary.reason or None) if summary.samples_per_s is None else f"{summary.samples_per_s:.1f}"
     simulated = " (simulated)" if summary.simulated else ""
     comparison = summary.comparison
+    conditions = comparison.conditions if comparison is not None else None
     known = {
         "run": summary.run,
         "state": state,
@@ -123,7 +124,7 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "data wait": None if summary.wait_fraction is None else f"{percent(summary.wait_fraction)} of the step",
         "slowest": slowest(summary.ranks) or None,
         "A/B": None if comparison is None else comparison.words,
-        "A/B of": None if comparison is None or comparison.conditions is None else comparison.conditions.words,
+        **{f"  {topic}": text for topic, text in (conditions.topics if conditions is not None else {}).items()},
         "endpoint": None if summary.endpoint is None else f"{summary.endpoint}{simulated}",
         "loss": None if summary.loss is None else f"{summary.loss:.4f}",
         "top-1": None if summary.top1 is None else f"{summary.top1 * 100:.1f} %",
@@ -144,3 +145,63 @@ def _device(summary: RunSummary) -> str | None:
 
 def _when(moment: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+# `status --follow`: sentences for screen readers, and for logs
+
+_POLL_S = 0.5
+_STATE_EVERY_S = 15.0
+
+
+def _follow(summary: RunSummary) -> None:
+    """Prints the state of the run, then a sentence for each of its events until it ends. Raises ConsoleError."""
+    view = RunView()
+    with RecordReader(Path(summary.path)) as record:
+        for event in _new_events(record):
+            view.apply(event)
+        say(_state_sentence(view))
+        said = time.monotonic()
+        while view.state is None or not view.state.final:
+            if find_run(summary.run).alive is False:
+                say("The process of the run has ended without a last event.")
+                return
+            time.sleep(_POLL_S)
+            for event in _new_events(record):
+                view.apply(event)
+                line = to_log_line(event)
+                if line is not None:
+                    say(_sentence(line.text))
+            if time.monotonic() - said >= _STATE_EVERY_S:
+                said = time.monotonic()
+                say(_state_sentence(view))
+
+
+def _new_events(record: RecordReader) -> Iterator[Event]:
+    while events := record.poll():
+        yield from events
+
+
+def _state_sentence(view: RunView) -> str:
+    """Where the run is, how fast, and what it waits for; without symbols and columns."""
+    name = view.run.run if view.run else "The run"
+    state = view.state.value if view.state is not None else "starting"
+    if view.last_step is None:
+        return f"{name} is {state}; no step yet."
+    step, epochs = view.last_step, view.run.epochs if view.run else 0
+    of_steps = f" of {view.total_steps}" if view.total_steps else ""
+    of_epochs = f" of {epochs}" if epochs else ""
+    parts = [f"{name} is {state}: step {step.step}{of_steps}, epoch {step.epoch}{of_epochs}"]
+    parts.append(f"{step.samples_per_s:.0f} samples per second through the {step.endpoint} endpoint")
+    split = view.split
+    if split is not None:
+        parts.append(f"waiting for data takes {percent(split.wait_fraction)} of a step".replace(" %", " percent"))
+    if view.best_top1 is not None:
+        parts.append(f"best top-1 {percent(view.best_top1)}".replace(" %", " percent"))
+    if view.errors:
+        parts.append(counted(len(view.errors), "error"))
+    return f"{', '.join(parts)}."
+
+
+def _sentence(text: str) -> str:
+    text = safe_text(text)
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"

@@ -109,7 +109,7 @@ def sandbox(*, directory: Path, unshaped: bool, fault_file: Path | None, **optio
 _STORED_SIZE = 32  # px: the short side of the sample dataset's JPEGs
 _TRAINING_SIZE = 16  # px: small enough that two slow cores train faster than the standard endpoint reads
 
-DEMO_SETTINGS = TrainSettings(epochs=120, batch_size=32, image_size=_TRAINING_SIZE, workers=1, learning_rate=0.03)
+DEMO_SETTINGS = TrainSettings(epochs=90, batch_size=32, image_size=_TRAINING_SIZE, workers=1, learning_rate=0.03)
 """The demo's run: I/O-bound on the (simulated) standard endpoint, compute-bound on the accelerated one.
 
 A step of ResNet-18 takes 0.11 s of one core's time; the standard endpoint needs 0.31 s for its 32 samples. A machine
@@ -127,6 +127,23 @@ def slow_down(info: SandboxInfo, objects_per_s: float) -> None:
 
     try:
         SandboxControl(info).set_standard_speed(objects_per_s)
+    except ConsoleError as error:
+        log.warning("The sandbox's speed is unchanged: %s", error)
+
+
+def slow_down_until(wait: Callable[[], object], info: SandboxInfo, objects_per_s: float) -> None:
+    """Changes the speed of a sandbox's standard endpoint until `wait` returns."""
+    slow_down(info, objects_per_s)
+    wait()
+    restore_speed(info)
+
+
+def restore_speed(info: SandboxInfo) -> None:
+    """Ends a slow-down of a sandbox's standard endpoint, which others may use; a failure is logged."""
+    from ossconsole.sandbox.control import SandboxControl
+
+    try:
+        SandboxControl(info).restore_standard_speed()
     except ConsoleError as error:
         log.warning("The sandbox's speed is unchanged: %s", error)
 

@@ -17,6 +17,7 @@ from ossconsole.cli.follow import (
     exit_code,
     finish,
     progress_bar,
+    report_failures,
 )
 from ossconsole.cli.options import OpenTarget, Target, label_options, profile_options, readonly_option
 from ossconsole.cli.output import say, say_json
@@ -175,11 +176,7 @@ def _end(job: Job, signalled: list[int], counts: tuple[int, int, int], *, as_jso
     from ossconsole.storage.jobs.job import JobState
 
     done = job.progress()
-    for failure in job.failures:
-        if as_json:
-            emit("failed", path=failure.path, reason=failure.reason, code=failure.code, request_id=failure.request_id)
-        else:
-            say(f"Failed: {failure.path}: {failure.reason}")
+    report_failures(job.failures, as_json=as_json)
     if as_json:
         _print_last_line(*counts, done.bytes_done, done.seconds)
     else:

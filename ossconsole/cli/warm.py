@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from ossconsole.cli.follow import emit, exit_code, finish
+from ossconsole.cli.follow import emit, exit_code, finish, report_failures
 from ossconsole.cli.ls import folder_prefix, key_prefix
 from ossconsole.cli.options import Target, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
@@ -98,11 +98,7 @@ def _end(job: WarmUp, signalled: list[int], *, as_json: bool) -> int:
 
     done, plan = job.progress(), job.plan
     rate = done.bytes_done / done.seconds if done.seconds > 0 else 0.0
-    for failure in job.failures if as_json else job.failures[:_SHOWN]:
-        if as_json:
-            emit("failed", path=failure.path, reason=failure.reason, code=failure.code, request_id=failure.request_id)
-        else:
-            say(f"Failed: {failure.path}: {failure.reason}")
+    report_failures(job.failures if as_json else job.failures[:_SHOWN], as_json=as_json)
     if as_json:
         say_json(
             {

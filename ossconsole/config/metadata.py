@@ -38,7 +38,6 @@ class Instance(msgspec.Struct, frozen=True):
     region: str
     zone: str = ""
     instance_type: str = ""
-    instance_id: str = ""
 
 
 class MetadataService:
@@ -50,12 +49,11 @@ class MetadataService:
         self._token = ""
 
     def instance(self) -> Instance:
-        """The region, zone, type and id of this instance."""
+        """The region, zone and type of this instance."""
         return Instance(
             region=self.get("region-id"),
             zone=self.get("zone-id"),
             instance_type=self.get("instance/instance-type"),
-            instance_id=self.get("instance-id"),
         )
 
     def role(self) -> str:

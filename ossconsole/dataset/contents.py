@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -151,21 +150,6 @@ def fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(pixels).resize(size, resampling))
-
-
-def contact_sheet(images: Sequence[NDArray[np.uint8]], columns: int, side: int, gap: int = 2) -> NDArray[np.uint8]:
-    """Images (uint8, (height, width, 3)) in rows of `columns`, each fitted into a square of `side` pixels, on black."""
-    import numpy as np
-
-    rows = -(-len(images) // columns)
-    step = side + gap
-    sheet = np.zeros((max(1, rows * step - gap), columns * step - gap, 3), np.uint8)
-    for number, image in enumerate(images):
-        small = fit(image, side, side)
-        top = number // columns * step + (side - small.shape[0]) // 2
-        left = number % columns * step + (side - small.shape[1]) // 2
-        sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return sheet
 
 
 def _looks_like_floats(data: bytes) -> bool:

@@ -133,6 +133,12 @@ def read_label_file(path: Path) -> bytes | None:
     return data
 
 
+def find_label_file(folder: Path, name: str) -> bytes | None:
+    """The content of the file in the folder, or else beside the folder. Raises ConsoleError."""
+    data = read_label_file(folder / name)
+    return read_label_file(folder.absolute().parent / name) if data is None else data
+
+
 def parse_val_labels(data: bytes, where: str) -> dict[str, str]:
     """Image file name without extension to class, from the tutorial's JSON or a CSV. Raises ConsoleError.
 

@@ -55,7 +55,7 @@ OnProgress = Callable[[int], None]
 FOLDER_MARKER = "a folder marker"
 HIDDEN_FILE = "a hidden file"
 HARMLESS = frozenset({FOLDER_MARKER, HIDDEN_FILE})
-"""The reasons of unused objects that nobody meant to use."""
+"""The reasons of unused objects that are certainly no samples, and need no remark."""
 
 NO_VAL_LABELS = (
     f"not in a class folder, and neither the dataset prefix nor the working directory has {VAL_LABELS_NAMES[0]}"

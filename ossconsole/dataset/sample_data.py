@@ -22,6 +22,8 @@ from ossconsole.dataset.manifest import TRAIN, VAL
 
 SIDE = 96  # pixels
 JPEG_QUALITY = 85
+TRAIN_IMAGES, VAL_IMAGES = 1000, 100
+"""Of the demo: enough for epochs that are long beside a checkpoint; validation may read the slow endpoint."""
 
 Floats = NDArray[np.float32]
 Figure = Callable[[Floats, Floats], NDArray[np.bool_]]
@@ -55,8 +57,8 @@ def make_sample_images(
     directory: Path,
     *,
     classes: int = 10,
-    train: int = 700,
-    val: int = 150,
+    train: int = TRAIN_IMAGES,
+    val: int = VAL_IMAGES,
     seed: int = 0,
     on_drawn: Callable[[int, int], None] = lambda _count, _total: None,
 ) -> int:

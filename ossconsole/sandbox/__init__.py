@@ -6,9 +6,9 @@ routes), `listing`, `replies`, `response`; its data in `store`, `blobs`, `index`
 folder.
 
 For tests and demos alone: `faults` (with its part in `response`), `control` (faults, keys, restores and the cache at
-run time), `imds` (instance metadata), `versions`, synthetic keys in `listing`, and of `api` the modules `rules`
-(versioning, retention, encryption) and `restores`, and the operations for ACLs, tags, symbolic links and append.
+run time), `imds` (instance metadata), `versions`, synthetic keys in `listing`, and of `api` the module `rules`
+(versioning, retention, encryption) and the operations for restores, ACLs, tags, symbolic links and append.
 
-The page of the service wins over this server. What it does not implement it refuses with NotImplemented, parameters
-and headers included; what a page leaves open is marked where it is decided.
+The documentation of the service takes precedence over this server. Operations, parameters and headers that are not
+implemented are refused with NotImplemented. Where the documentation is silent, a comment marks the decision.
 """

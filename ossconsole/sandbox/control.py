@@ -57,13 +57,17 @@ class StandardSpeed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The sandbox's simulated speeds, cache statistics, and how many requests each rule of the fault plan hit."""
+    """The sandbox's simulated speeds, cache statistics, and how many requests each rule of the fault plan hit.
+
+    `slowed_to` is the standard endpoint's objects/s while a demo has changed them, else None.
+    """
 
     shaping: Shaping
     cache_hits: int
     cache_misses: int
     cache_bytes: int
     fault_hits: list[int]
+    slowed_to: float | None = None
 
 
 def authorization(access_key_id: str, secret: str) -> str:
@@ -114,6 +118,10 @@ class SandboxControl:
         """Changes the simulated speed of the standard endpoint, for all users of the sandbox."""
         self._call("PUT", "speed", StandardSpeed(objects_per_s=objects_per_s))
 
+    def restore_standard_speed(self) -> None:
+        """Gives the standard endpoint the speed again that the sandbox was started with."""
+        self._call("DELETE", "speed")
+
     def status(self) -> Status:
         """The sandbox's statistics."""
         return msgspec.json.decode(self._call("GET", "status"), type=Status)
@@ -146,7 +154,7 @@ class ControlApi:
 
     def __init__(self, service: Service, shaping: Shaping, outage: Callable[[FaultPlan], None]) -> None:
         self._service = service
-        self._shaping = shaping
+        self._started_with = self._shaping = shaping
         self._outage = outage
 
     def set_plan(self, plan: FaultPlan) -> None:
@@ -187,14 +195,18 @@ class ControlApi:
             case "DELETE", "cache":
                 service.cache.clear()
             case "PUT", "speed":
-                speed = msgspec.json.decode(body, type=StandardSpeed).objects_per_s
-                service.origin.limit(speed)
-                self._shaping = msgspec.structs.replace(self._shaping, standard_objects_per_s=speed)
+                self._limit(msgspec.json.decode(body, type=StandardSpeed).objects_per_s)
+            case "DELETE", "speed":
+                self._limit(self._started_with.standard_objects_per_s)
             case "GET", "status":
                 return _json(self._status())
             case _:
                 return web.Response(status=404, text="faults, keys, restores, cache, speed, status")
         return web.Response(status=204)
+
+    def _limit(self, objects_per_s: float) -> None:
+        self._service.origin.limit(objects_per_s)
+        self._shaping = msgspec.structs.replace(self._shaping, standard_objects_per_s=objects_per_s)
 
     def _issue(self, wanted: KeyRequest) -> IssuedKey:
         expires_at = None if wanted.ttl_s is None else self._service.clock() + wanted.ttl_s
@@ -203,13 +215,14 @@ class ControlApi:
         return IssuedKey(id=key.id, secret=key.secret.reveal(), token=token, expires_at=expires_at)
 
     def _status(self) -> Status:
-        cache = self._service.cache
+        cache, speed = self._service.cache, self._shaping.standard_objects_per_s
         return Status(
             shaping=self._shaping,
             cache_hits=cache.hits,
             cache_misses=cache.misses,
             cache_bytes=cache.size,
             fault_hits=self._service.faults.hits,
+            slowed_to=None if speed == self._started_with.standard_objects_per_s else speed,
         )
 
 

@@ -57,7 +57,7 @@ class Index:
         # Commits survive a kill -9 of the process; syncing them against a power cut would cost every PUT a disk flush.
         self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; {_SCHEMA}")
         self.versions = Versions(self._db)
-        # Nearly no bucket has a rule, and every write asks.
+        # Nearly no bucket has a rule, and every write needs to know.
         self._with_rules = {row[0] for row in self._db.execute("SELECT bucket FROM bucket_rules")}
 
     def close(self) -> None:
@@ -187,7 +187,7 @@ class Index:
                 self.versions.change(bucket, stored, version_id or latest.id)
 
     def delete_version(self, bucket: str, key: str, version_id: str) -> list[str]:
-        """Deletes a version for good; the one before it becomes the current one."""
+        """Deletes a version permanently; the one before it becomes the current one."""
         self._cached.pop((bucket, key), None)
         with _transaction(self._db):
             before = self.versions.latest(bucket, key)

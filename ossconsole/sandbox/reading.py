@@ -1,8 +1,8 @@
 """Reads of object bytes through one of the two endpoints, with its simulated latency, bandwidth and cache.
 
-Nothing here measures the real service, or claims to. The standard endpoint's default figures are those of the slowest
-row of the tutorial's performance table: 103 samples/s in all (batch 16, 2 workers) and about 35 ms to the first byte.
-The accelerator's cache holds blocks of objects in memory and drops the least recently read block first.
+The speeds are simulated: they say nothing about the real service. The standard endpoint's default figures are those of
+the slowest row of the tutorial's performance table: 103 samples/s in all (batch 16, 2 workers) and about 35 ms to the
+first byte. The accelerator's cache holds blocks of objects in memory and drops the least recently read block first.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import secrets
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -72,14 +72,6 @@ class RequestLog:
     def _open(self) -> None:
         self._descriptor = open_private(self._path)
         self._size = os.fstat(self._descriptor).st_size
-
-
-def read_log(path: Path) -> Iterator[RequestRecord]:
-    """The records of a log, oldest first; other lines (the process's stderr) are skipped."""
-    with path.open("rb") as file:
-        for line in file:
-            if line.startswith(b"{") and line.endswith(b"}\n"):
-                yield msgspec.json.decode(line, type=RequestRecord)
 
 
 ADDRESSES = {EndpointKind.STANDARD: "127.0.0.1", EndpointKind.ACCELERATED: "127.0.0.2"}

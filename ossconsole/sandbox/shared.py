@@ -104,6 +104,19 @@ class SharedSandbox(RunningSandbox, AbstractContextManager["SharedSandbox"]):
             remedy=f"End that process: `fuser {directory / LOCK_NAME}` names it.",
         )
 
+    def slowed_words(self) -> str:
+        """That a demo has slowed down the standard endpoint, for its other users; "" where none has."""
+        try:
+            speed = SandboxControl(self.info).status().slowed_to
+        except ConsoleError:  # it is being restarted: then at the usual speed
+            return ""
+        if speed is None:
+            return ""
+        return (
+            f"A demo has slowed down the sandbox's standard endpoint to {speed:.0f} objects/s (simulated), "
+            "until the demo's run ends."
+        )
+
     def close(self) -> None:
         """Leaves the sandbox; ends its process where this process started it and no other uses it."""
         self._closed.set()

@@ -191,7 +191,7 @@ class SandboxStore:
         self.blobs.remove(self.index.delete(bucket, names, self._clock()))
 
     def delete_version(self, bucket: str, key: str, version_id: str) -> bool:
-        """Deletes a version for good; True when it was a delete marker. One that does not exist is no error.
+        """Deletes a version permanently; True when it was a delete marker. One that does not exist is no error.
 
         Raises InvalidArgument for what is no version id.
         """

@@ -153,7 +153,7 @@ class Versions:
         )
 
     def remove(self, bucket: str, key: str, version_id: str) -> list[str]:
-        """Removes a version for good; returns its blobs."""
+        """Removes a version permanently; returns its blobs."""
         where, values = "bucket = ? AND key = ? AND id = ?", (bucket, key.encode(), version_id)
         dropped = [row[0] for row in self._db.execute(f"SELECT blob FROM versions WHERE {where}", values) if row[0]]  # noqa: S608
         self._db.execute(f"DELETE FROM versions WHERE {where}", values)  # noqa: S608

@@ -56,7 +56,7 @@ class _Order:
 
 
 class AutoCompare:
-    """Decides when to switch; the owner asks after every look at the run, and does the switching.
+    """Decides when to switch; the owner calls `decide` after every reading of the run, and switches the endpoint.
 
     `done` once the interval decides and is precise, or after MAX_PAIRS pairs (twice as many where the cache is cold for
     some and warm for others), or when the owner ends it; `outcome` then describes the result. The comparison has its
@@ -94,7 +94,7 @@ class AutoCompare:
         return self._ask(view.endpoint.other) if self._order.due(measured.visits) else None
 
     def end(self, why: str, view: RunView) -> None:
-        """The run is not to be switched any more."""
+        """Ends the comparison: the run must not be switched any more."""
         self._conclude("ended", f", {why}", view.comparison)
 
     def _end(self, how: str, why: str, view: RunView) -> EndpointKind | None:
@@ -130,11 +130,10 @@ def _enough(comparison: Comparison) -> bool:
 
 
 class LabelControl:
-    """A/A on the run as it is: its steps get the names of both endpoints by turns, and the run itself knows nothing.
-
-    What is measured is the estimator, with this run's noise, drift and stalls: 1.00 has to be inside the interval. As
-    after a real switch, batches that were read ahead keep the name they had. `done` once the interval is precise, or
-    after MAX_PAIRS pairs, or when the run changes the endpoint or ends; `outcome` then says what came of it.
+    """A/A without switches: the steps are labelled with both endpoints by turns, and the run does not change. It tests
+    the estimator with this run's noise, drift and stalls: 1.00 must be inside the interval. As after a real switch,
+    batches that were read ahead keep the name they had. `done` once the interval is precise, or after MAX_PAIRS pairs,
+    or when the run changes the endpoint or ends; `outcome` then describes the result.
     """
 
     def __init__(self, run: events.Run, endpoint: EndpointKind, seed: int = 0) -> None:
@@ -166,7 +165,7 @@ class LabelControl:
         kept = self._ahead > 0
         self._ahead -= kept
         name = self._name.other if kept else self._name
-        # Single samples of one endpoint under both names would tell nothing of hits and misses.
+        # Single samples of one endpoint under both names cannot separate hits from misses.
         self.measurement.apply(msgspec.structs.replace(step, endpoint=name, single_s=None))
         found = self.measurement.comparison
         if found.pairs >= MAX_PAIRS or (found.estimate is not None and found.estimate.precise):
@@ -176,7 +175,7 @@ class LabelControl:
             self.measurement.apply(events.Switch(time=step.time, endpoint=self._name, reason="A/A", step=step.step))
 
     def end(self, why: str) -> None:
-        """It is over before it has an answer, or with what it has."""
+        """Ends the control, with or without a result."""
         self._conclude(f" ended, {why}")
 
     @property

@@ -22,8 +22,8 @@ MOST_ERROR = 0.05
 """The standard error of a hit rate above which it is not reported."""
 
 _KEPT = 512
-_LEAST = 8  # samples before anything is said of their times
-_ANEW_EVERY = 32  # samples after which the modes are looked for again
+_LEAST = 8  # samples; the times of fewer are not evaluated
+_SEARCH_EVERY = 32  # samples between two searches for the modes
 _APART = 2.0  # a miss takes at least this many times as long as a hit
 _EXPLAINED = 0.8  # of the variance, by two modes; of one normal mode the best split explains 0.64
 _BELOW = 0.9  # of what the fastest samples from the bucket take, a hit takes less
@@ -110,7 +110,7 @@ class SingleTimes:
     @property
     def limit_s(self) -> float | None:
         """Seconds below which a sample is a hit; None while unknown. Once known it is kept."""
-        if self._age >= (_ANEW_EVERY if self._limit_s is not None else 1):
+        if self._age >= (_SEARCH_EVERY if self._limit_s is not None else 1):
             self._limit_s, self._age = self._found() or self._limit_s, 0
         return self._limit_s
 
@@ -124,9 +124,10 @@ class SingleTimes:
             return middle
         slow = found[1] if found is not None else statistics.median(accelerated)
         origin, fastest = statistics.median(standard), _BELOW * sorted(standard)[len(standard) // 20]
-        if slow * _APART <= origin:  # even what is slow is clearly faster than the bucket: hits
+        if slow * _APART <= origin:  # even the slow mode is clearly faster than the bucket: both are hits
             return fastest
-        # Else misses are slow. A busy machine makes hits slower, so all that no miss can be is a hit.
+        # Otherwise the slow mode is that of the misses. A busy machine makes hits slower, so each time that is too
+        # short for a miss counts as a hit.
         if middle is not None:
             return max(middle, fastest * min(1.0, slow / origin))
         return fastest if slow >= fastest else None
@@ -161,7 +162,8 @@ class Coverage:
         size = self.size or size
         if size:
             self.covered = min(1.0, self.covered + step.samples / size * (1 - self._at_epoch_start))
-        found = hit_rate(self._counts, limit_s)  # before this step's: what sorts it must not be what it is sorted by
+        # Without the time of this step: a step must not be sorted by its own time.
+        found = hit_rate(self._counts, limit_s)
         count_time(self._counts, step)
         cold = found.cold if found is not None else None
         return self._at_epoch_start < WARM if cold is None else cold

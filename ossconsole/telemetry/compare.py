@@ -47,25 +47,34 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
 
     @property
+    def topics(self) -> dict[str, str]:
+        """All that is known, by topic, each short enough for a line of a terminal."""
+        size = None if self.bytes_per_sample is None else f"{counted(f'{self.bytes_per_sample:,.0f}', 'byte')}/sample"
+        parts: dict[str, tuple[str | None, ...]] = {
+            "length": (counted(self.pairs, "pair"), f"{self.minutes:.1f} min of settled steps"),
+            "training": (
+                f"batch {self.batch_size}" if self.batch_size else None,
+                counted(self.workers, "worker") if self.workers else None,
+                counted(self.processes, "process", "processes") if self.processes > 1 else None,
+            ),
+            "samples": (
+                self.sample_format,
+                size,
+                {"objects": "one object per sample"}.get(self.stored_as, self.stored_as),
+            ),
+            "cache": (
+                None if self.warm_share is None else f"{self.warm_share * 100:.0f} % from the cache (estimated)",
+            ),
+            "bucket": (f"region {self.region}" if self.region else None, "simulated" if self.simulated else None),
+            "versions": tuple(f"{name} {number}" for name, number in self.versions.items()),
+        }
+        texts = {topic: ", ".join(part for part in known if part) for topic, known in parts.items()}
+        return {topic: text for topic, text in texts.items() if text}
+
+    @property
     def words(self) -> str:
         """All that is known, in one line."""
-        size = None if self.bytes_per_sample is None else f"{counted(f'{self.bytes_per_sample:,.0f}', 'byte')}/sample"
-        warm = None if self.warm_share is None else f"{self.warm_share * 100:.0f} % from the cache (estimated)"
-        parts = (
-            counted(self.pairs, "pair"),
-            f"{self.minutes:.1f} min of settled steps",
-            f"batch {self.batch_size}" if self.batch_size else None,
-            counted(self.workers, "worker") if self.workers else None,
-            counted(self.processes, "process", "processes") if self.processes > 1 else None,
-            self.sample_format,
-            size,
-            {"objects": "one object per sample"}.get(self.stored_as, self.stored_as),
-            warm,
-            f"region {self.region}" if self.region else None,
-            "simulated" if self.simulated else None,
-            *(f"{name} {number}" for name, number in self.versions.items()),
-        )
-        return ", ".join(part for part in parts if part)
+        return ", ".join(self.topics.values())
 
 
 def installed_versions() -> dict[str, str]:
@@ -139,7 +148,7 @@ def estimate(log_ratios: Sequence[float], weights: Sequence[float]) -> Estimate 
     mean = weighted_mean(log_ratios, weights)
     squares = sum(weight * (value - mean) ** 2 for value, weight in zip(log_ratios, weights, strict=True))
     error = math.sqrt(squares / (count - 1) / sum(weights))
-    # Readings that lie side by side may share what slows them: with correlation the mean is less sure than it looks.
+    # Neighbouring readings may have a common cause of delay: with correlation the interval must be wider.
     error *= math.sqrt(1 + 2 * max(0.0, lag_correlation(log_ratios, weights)))
     half = _CRITICAL[count] * error
     return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), count)
@@ -174,10 +183,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """How many times as fast as the standard endpoint the accelerated one is, in mean time per sample.
 
     `pairs` were collected, `estimate` is of the last look, None before the first. `typical_ratio` is the ratio of the
-    median times of a step, blind to stalls. `hit_rate` is the estimated share of samples that came from the
-    accelerator's cache, `coverage` the share of the dataset that this run has read through it. `cold` is True
-    where the pairs are those of a cache that was still filling, `too_short` where the run is switched too often for
-    pairs, `over` where no more pairs will come.
+    median times of a step, which stalls do not change. `hit_rate` is the estimated share of samples that came from the
+    accelerator's cache, `coverage` the share of the dataset that this run has read through it. `cold` is True where the
+    pairs are those of a cache that was still filling, `too_short` where the run is switched too often for pairs, `over`
+    where no more pairs will come.
     """
 
     pairs: int = 0
@@ -199,7 +208,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def decided(self) -> bool:
-        """True where the interval leaves 1 out, or shows that there is no difference worth a word."""
+        """True where the interval leaves 1 out, or shows that there is no relevant difference."""
         return self.decision is not Decision.NONE
 
     @property
@@ -266,7 +275,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return state if self.hit_rate is None else f"{state}, hit rate {self.hit_rate * 100:.0f} % (estimated)"
 
     def report(self) -> ComparisonReport:
-        """What a record and `--json` hold of it."""
+        """The comparison as JSON, for a record and `--json`."""
         found = self.estimate
         return ComparisonReport(
             pairs=self.pairs,

@@ -234,12 +234,12 @@ def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool, form
     at_most = f"at most {_at_most(split.wait_fraction)} (estimated)"
     if view.delivering is EndpointKind.ACCELERATED:
         ceiling, more = view.measurement.ceiling, f"more workers{or_jpeg}: {at_most}"
-        if ceiling is None:
-            parts = [_compared(found), more]
-        elif ceiling.near:  # more readers cannot exceed the purchased rate
+        if ceiling is not None and ceiling.near:  # more readers cannot exceed the purchased rate
             parts = [ceiling.short, _compared(found)]
         else:
-            parts = [_compared(found), more, ceiling.short]
+            # What is still collected comes after what is known: narrow screens show the start, and the A/B panel both.
+            parts = [_compared(found), more] if found.decided else [more, _compared(found)]
+            parts += [ceiling.short] if ceiling is not None else []
         if (hits := view.measurement.cold_hits) is not None:
             parts.insert(0, f"the cache is cold, hit rate {percent(hits)} (estimated): w (ossconsole warm) fills it")
         return "; ".join(part for part in parts if part)
@@ -247,5 +247,5 @@ def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool, form
         return f"an accelerator{or_jpeg} would be worth {at_most}"
     if found.decided:
         return _measured(found)
-    known = f"{_compared(found)}; " if found.pairs else ""
-    return f"{known}the accelerated endpoint{or_jpeg} would be worth {at_most}"
+    known = f"; {_compared(found)}" if found.pairs else ""
+    return f"the accelerated endpoint{or_jpeg} would be worth {at_most}{known}"

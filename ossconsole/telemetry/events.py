@@ -302,6 +302,8 @@ class Compared(_Event, frozen=True, kw_only=True, tag="comparison"):
 class Summary(_Event, frozen=True, kw_only=True, tag="summary"):
     """The last line of every record of a run that ended in an orderly way.
 
+    `epochs` are those completed, with their validation; `steps` also count in the one under way at the end. Both
+    include what a resumed run had done before.
     `samples_per_s` is the mean over the steps after the warm-up, `wait_fraction` the share of their time spent waiting
     for data; where they were too few both are null, and `reason` says so. `comparison` is null where the run used one
     endpoint only. `advice` says what would make the run faster, with estimates.

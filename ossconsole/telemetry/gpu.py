@@ -24,7 +24,7 @@ _THROTTLE_WORDS = {
     0x080: "power brake",
     0x100: "display clocks",
 }
-_NO_GPU = "No GPU on this machine (the NVIDIA driver lists none); the run uses the CPU."
+_NO_GPU = "The run uses the CPU: the NVIDIA driver lists no GPU."
 _MIG_INSTANCE = "MIG is on: NVML reports no utilization for an instance."
 REINSTALL = "pip install --upgrade --force-reinstall torch torchvision osstorchconnector"
 CONTEXT_BYTES = 10**9
@@ -180,8 +180,7 @@ class GpuReader:
     def _init_problem(self, error: Any) -> str:
         nvml = self._nvml
         known = {
-            nvml.NVML_ERROR_LIBRARY_NOT_FOUND: "No NVIDIA driver on this machine (libnvidia-ml.so.1 not found); "
-            "the run uses the CPU.",
+            nvml.NVML_ERROR_LIBRARY_NOT_FOUND: "The run uses the CPU: no NVIDIA driver (libnvidia-ml.so.1 not found).",
             nvml.NVML_ERROR_DRIVER_NOT_LOADED: "The NVIDIA driver is installed but not loaded; the run uses the CPU.",
             nvml.NVML_ERROR_NO_PERMISSION: "This user may not read the GPUs (NVML: no permission); request access to "
             "/dev/nvidiactl.",

@@ -58,7 +58,6 @@ class EventHook:
         self,
         command: str,
         *,
-        stalled_after_s: float = STALLED_AFTER_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises SettingsError where `command` is not a command line."""
@@ -69,7 +68,6 @@ class EventHook:
         if not self._command:
             raise SettingsError("The command of --on-event is empty.", remedy=_REMEDY)
         self.warn: Callable[[str, str], None] = lambda message, remedy: log.warning("%s %s", message, remedy)
-        self._stalled_after_s = stalled_after_s
         self._clock = clock
         self._lock = threading.Lock()
         self._run: events.Run | None = None
@@ -107,7 +105,7 @@ class EventHook:
         """Notifies once where a running run has been silent for too long."""
         with self._lock:
             silent = self._clock() - self._heard
-            if self._state is not RunState.RUNNING or self._stalled or silent < self._stalled_after_s:
+            if self._state is not RunState.RUNNING or self._stalled or silent < STALLED_AFTER_S:
                 return
             self._stalled = True
         self._notify(Occasion.STALL, f"No step has ended for {silent:.0f} s.")

@@ -40,10 +40,8 @@ _FIRST_TB_GB = 1024  # a smaller accelerator has the rate of this one
 
 
 class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
-    """What was used of what an accelerator of `quota_gb` GB gives by its documentation, 300 MB/s per TB.
-
-    `used` is the share of it, 0 to 1. Requests are those for samples, one for each, at least; None where samples are
-    read from shards.
+    """What a run used of the documented rate of an accelerator of `quota_gb` GB, 300 MB/s per TB. `used` is the share,
+    0 to 1. Requests are those for samples, one for each, at least; None where samples are read from shards.
     """
 
     quota_gb: int
@@ -68,7 +66,7 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def short(self) -> str:
-        """The share of the rate; where that is nearly used up, what would help."""
+        """The share of the rate; near the peak, also the size that would help."""
         size = f"{self.quota_gb / 1024:g} TB" if self.quota_gb >= _FIRST_TB_GB else f"{self.quota_gb} GB"
         text = f"{self.used:.0%} of what {size} gives ({self.peak_bytes_per_s / 1e6:,.0f} MB/s)".replace("%", " %", 1)
         if self.near:
@@ -84,7 +82,7 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.short}; {self.requests_per_s:,.0f} of {REQUESTS_PER_S:,} requests/s of the account"
 
     def report(self) -> CeilingReport:
-        """What `--json` holds of it."""
+        """The ceiling as JSON."""
         return CeilingReport(
             quota_gb=self.quota_gb,
             peak_bytes_per_s=self.peak_bytes_per_s,
@@ -163,7 +161,7 @@ class Measurement:
             self._bought = event
 
     def _start(self, event: events.Run) -> None:
-        """A run that is started again (its processes were lost) says so again: what was measured is kept."""
+        """A run whose lost processes were restarted emits this event again: the measurements are kept."""
         self.run = event
         self.seen = 0
         self.settings = _settings(event.settings)
@@ -174,7 +172,7 @@ class Measurement:
             self._begin(self._endpoint)
 
     def _begin(self, kind: EndpointKind) -> None:
-        # Of the first turn of the readers, what the warm-up leaves.
+        # The batches of the readers' first turn that are not part of the warm-up.
         self.visits.start(kind, max(0, self._turn - WARMUP_STEPS))
 
     @property
@@ -304,7 +302,7 @@ class Measurement:
 
     @property
     def ceiling(self) -> Ceiling | None:
-        """What was used of the accelerator that was bought; None where its size, or its rate, is not known."""
+        """The used share of the purchased accelerator; None where its size, or its rate, is not known."""
         figures = self.figures(EndpointKind.ACCELERATED)
         if self._bought is None or figures.bytes_per_s is None or figures.samples_per_s is None:
             return None

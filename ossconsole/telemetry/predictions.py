@@ -32,7 +32,7 @@ class Confusion(msgspec.Struct, frozen=True):
 class WrongImage(msgspec.Struct, frozen=True):
     """A misclassified image: its key, and the probabilities of the predicted and of the right class.
 
-    `thumbnail` is a small JPEG of it as the model saw it; empty where none was wanted.
+    `thumbnail` is a small JPEG of it as the model saw it; empty where none was requested.
     """
 
     key: str

@@ -12,7 +12,7 @@ from ossconsole.config.text import counted
 _SLOWER = 1.3
 """A rank or a reader whose time is this many times the median of all is named."""
 
-_LEAST_WAIT = 0.02  # share of the time below which a rank's wait is not worth a word
+_LEAST_WAIT = 0.02  # share of the time; a rank that waits less is not reported
 _LEAST_BATCHES = 4
 
 

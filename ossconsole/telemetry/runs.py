@@ -50,11 +50,11 @@ def new_run_id(now: float | None = None) -> str:
     return f"{stamp}-{secrets.token_hex(2)}"
 
 
-def record_path(run: str, directory: Path | None = None) -> Path:
+def record_path(run: str) -> Path:
     """The path of the record of `run`. Raises SettingsError where `run` is not a run id."""
     if not _RUN_ID.fullmatch(run):
         raise SettingsError(f"{run!r} is not a run id.", remedy="`ossconsole status` names the newest run.")
-    return (directory or runs_dir()) / f"{run}{SUFFIX}"
+    return runs_dir() / f"{run}{SUFFIX}"
 
 
 class RunRecord(AbstractContextManager["RunRecord"]):
@@ -252,17 +252,22 @@ def summarise(path: Path) -> RunSummary:
 _REMEDY = "`ossconsole status` names the newest run."
 
 
-def list_runs(directory: Path | None = None) -> list[RunSummary]:
-    """Every run of `directory` (None: the state folder's), newest first; files that are not records are left out.
+def list_runs(*, newest: int | None = None) -> list[RunSummary]:
+    """Every run of the state folder, newest first; files that are not records are left out.
 
-    Raises RecordError where the folder cannot be read; a missing one has no runs.
+    `newest` reads only so many of them, the last ones by their names, which begin with the date. Raises RecordError
+    where the folder cannot be read; a missing one has no runs.
     """
-    summaries = (_summary_or_none(path) for path in _records(directory or runs_dir()))
+    records = _records()
+    if newest is not None:
+        records = sorted(records, key=lambda path: path.name)[-newest:]
+    summaries = (_summary_or_none(path) for path in records)
     found = [summary for summary in summaries if summary is not None]
     return sorted(found, key=lambda summary: (summary.started, summary.run), reverse=True)
 
 
-def _records(directory: Path) -> list[Path]:
+def _records() -> list[Path]:
+    directory = runs_dir()
     try:
         return [path for path in directory.iterdir() if path.name.endswith(SUFFIX)]
     except FileNotFoundError:
@@ -274,20 +279,16 @@ def _records(directory: Path) -> list[Path]:
         ) from error
 
 
-def find_run(run: str = "", directory: Path | None = None, *, profile: str = "", bucket: str = "") -> RunSummary:
+def find_run(run: str = "", *, profile: str = "", bucket: str = "") -> RunSummary:
     """The named run; without a name the newest active one, else the newest, of `profile` and `bucket` where given.
 
     Raises RecordError where there is none.
     """
     if run:
-        return summarise(record_path(run, directory))
-    runs = [
-        summary
-        for summary in list_runs(directory)
-        if profile in {"", summary.profile} and bucket in {"", summary.bucket}
-    ]
+        return summarise(record_path(run))
+    runs = [summary for summary in list_runs() if profile in {"", summary.profile} and bucket in {"", summary.bucket}]
     if not runs:
-        for path in _records(directory or runs_dir()):
+        for path in _records():
             if not os.access(path, os.R_OK):
                 summarise(path)  # raises: a file that cannot be read may be the run
         raise RecordError("There is no such run yet.", remedy="Start one: `ossconsole train` or `ossconsole demo`.")

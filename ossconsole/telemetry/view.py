@@ -243,6 +243,13 @@ class RunView:
         return self.last_step.step if self.last_step else self._entered_at
 
     @property
+    def completed_epochs(self) -> int:
+        """The number of epochs that have ended, with their validation; also those before a run was resumed."""
+        if self.last_epoch is not None:
+            return self.last_epoch.epoch
+        return self.summary.epochs if self.summary is not None else 0
+
+    @property
     def delivering(self) -> EndpointKind | None:
         """The endpoint that the last batch was read from; None where another loader read it."""
         return self.last_step.endpoint if self.last_step else None

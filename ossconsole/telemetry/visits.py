@@ -1,13 +1,13 @@
 """Visits of endpoints, cut out of a run's steps; each switch gives one pair: the visit before it and the one after.
 
-A stretch is what comes between two switches. What was read ahead on the other endpoint and the first turn of all
-readers settle and are left out. The first visit of a stretch takes as long as a visit must; the rest, up to the next
-switch, is the second one. So a stretch in the middle serves two pairs, each part of it one. A switch makes no pair
-where the stretch before it was too short for its second visit.
+A stretch is the time between two switches. Batches that were prefetched from the other endpoint, and the first turn of
+all readers, are left out: the endpoint is settling. The first visit of a stretch takes as long as a visit must; the
+rest, up to the next switch, is the second one. So a stretch in the middle gives one visit to each of two pairs. A
+switch makes no pair where the stretch before it was too short for its second visit.
 
 How long a visit must be does not depend on what is read: it is VISIT_S, and longer where that holds too few turns of
-the readers or drains of the read-ahead. The number of pairs makes the interval narrow. Only where the pairs of a look
-show that they would have to be too many, or that neighbours are alike, visits are longer from then on.
+the readers or drains of the read-ahead. The number of pairs makes the interval narrow. Visits get longer only if a look
+at the pairs shows that too many would be needed, or that neighbouring pairs are correlated.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _STALL = 3.0  # a turn that takes this many times the median one stalls
 _LEAST_TURNS = 8  # turns before one is called typical
 FIGURE_S = 0.5
 FIGURE_STEPS = 4
-"""Settled steps below which there is no figure of an endpoint."""
+"""Fewer settled steps than this give no figures of an endpoint."""
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -58,7 +58,8 @@ class Waiting(msgspec.Struct, frozen=True):
         return cls(step.queued, step.readers_idle)
 
     def grown_from(self, before: Waiting) -> int:
-        """By how much it grew. A full one is as full as another: how many are still under way then says nothing."""
+        """The number of batches by which it grew. Two full ones count as equal: batches in progress say nothing
+        then."""
         return 0 if self.full and before.full else self.batches - before.batches
 
 
@@ -81,7 +82,7 @@ class Tally:
         self._to: Waiting | None = None
 
     def add(self, step: Step, before: Waiting, *, cold: bool) -> None:
-        """Count a step; `before` is what waited when it began."""
+        """Count a step; `before` is the read-ahead when it began."""
         self.steps += 1
         self.samples += step.samples
         if self._from is None:
@@ -294,9 +295,8 @@ class Pairs:
         self._weights: list[float] = []
 
     def add(self, standard: Visit, accelerated: Visit, weight: float = 1.0) -> bool:
-        """Take a pair; True where it led to a new estimate. `weight` is by how much longer than the first it had to be.
-
-        It is what was planned: how long the visits took in the end depends on their rates, and would bias the mean.
+        """Take a pair; True where it led to a new estimate. `weight` is the planned length of its visits relative to
+        the first ones. The actual length depends on their rates, and would bias the mean.
         """
         self.count += 1
         if len(self._log_ratios) == LOOKS[-1]:
@@ -312,7 +312,8 @@ class Pairs:
 
     @property
     def missing(self) -> float:
-        """The weight of each pair, until there are _PAIRS_WANTED or up to the next look, that makes it precise then."""
+        """The weight that each further pair needs so that the interval is precise at _PAIRS_WANTED pairs or the next
+        look."""
         found = self.estimate
         if found is None or self.count >= LOOKS[-1]:
             return 0.0
@@ -326,7 +327,7 @@ class Visits:
 
     def __init__(self, workers: int = 1, hit_rate: Callable[[TimeCounts], HitRate | None] = lambda _: None) -> None:
         self.growth = 1.0
-        """By how much longer than the first ones visits have to be."""
+        """The planned length of the visits, relative to the first ones."""
         self._hit_rate = hit_rate  # by the times of single samples
         self.pairs = {cold: Pairs() for cold in (True, False)}
         self.windows = {kind: EndpointWindow(kind, workers) for kind in EndpointKind}
@@ -351,7 +352,7 @@ class Visits:
         self._begin_stretch()
 
     def switch(self, kind: EndpointKind) -> None:
-        """Batches that are asked for from now on come from `kind`."""
+        """Batches requested from now on come from `kind`."""
         if kind is self._kind:
             return
         self._before = self._last_visit()
@@ -366,7 +367,7 @@ class Visits:
         self.interrupt()
 
     def _last_visit(self) -> Visit | None:
-        """What the next pair takes of the stretch that ends: all that no pair has taken, if that is long enough."""
+        """The visit of the stretch that ends: the part that is in no pair yet, if it is long enough."""
         assert self._kind is not None or not self._first.steps  # noqa: S101 - steps are counted after a start only
         tally = self._rest if self._paired else self._first + self._rest
         if self._kind is None or not self.enough(tally):
@@ -391,7 +392,7 @@ class Visits:
         self._rest.cut()
 
     def follow(self, step: Step) -> None:
-        """Take a step that does not count: the next one that does follows it."""
+        """Take a step that does not count, but that the next counted step follows."""
         self._waiting = Waiting.at(step)
         self._peak = max(self._peak, step.queued)
 

@@ -17,7 +17,11 @@ from ossconsole.terminal.tty import OwnedTerminal, terminal_gone
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NUDGES_S = (0.05, 0.2, 1.0)
 """When the main thread is woken after a signal. Python calls a handler only in the main thread: where that was just
-about to sleep (seen in 2 of 5,000 trials), or the kernel delivered the signal to another thread, it would sleep on."""
+about to sleep (seen in 2 of 5,000 trials), or the kernel delivered the signal to another thread, it would continue to
+sleep."""
+
+_WATCH_S = 2.0
+"""How often a terminal that sends no hang-up is tested."""
 
 
 class ExitSignals:
@@ -35,13 +39,11 @@ class ExitSignals:
         terminal: OwnedTerminal | None = None,
         *,
         grace_s: float = 2.0,
-        watch_s: float = 2.0,
         ignore_hangups_afterwards: bool = False,
     ) -> None:
         self.cause = ""
         self._terminal = terminal
         self._grace = grace_s
-        self._watch = watch_s
         self._ignore_hangups = ignore_hangups_afterwards
         self._call: Callable[[int], object] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,7 +149,7 @@ class ExitSignals:
             os.close(self._wake_read)
 
     def _wait_ms(self, nudges: list[float]) -> float:
-        longest = self._watch if self._first is None else min(self._watch, self._grace / 2)
+        longest = _WATCH_S if self._first is None else min(_WATCH_S, self._grace / 2)
         return max(0.0, min([longest, *(at - time.monotonic() for at in nudges[:1])])) * 1000
 
 

@@ -217,7 +217,7 @@ class TrainingData:
 
     @property
     def remarks(self) -> list[Remark]:
-        """Which objects of the dataset are not used although they may be meant to be."""
+        """The objects that are not used although they may be samples."""
         remedy = (
             f"Put {VAL_LABELS_NAME} into the working directory, or name a file of their labels with --val-labels. "
             f"To keep it in the bucket: ossconsole upload {VAL_LABELS_NAME} --plain --to {shlex.quote(self.prefix)}"

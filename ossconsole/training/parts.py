@@ -147,12 +147,14 @@ class StepReports:
 class EpochState:
     """The current epoch (from 1), its sums by split, and the metrics of the last complete epoch; `classes` have names.
 
-    `metrics` are train_loss, val_loss, top1, top5, and best_top1 of all epochs so far.
+    `metrics` are train_loss, val_loss, top1, top5, and best_top1 of all epochs so far. `epoch` is the one under way,
+    `completed` the number of those that have ended, with their validation.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
         self._classes = classes
         self.epoch = 1
+        self.completed = 0
         self.metrics: dict[str, float | None] = {}
         self.meters = {split: EpochMeter() for split in Split}
         self._epoch_begun = time.perf_counter()
@@ -177,6 +179,7 @@ class EpochState:
                 class_top1=val.class_top1(self._classes),
             )
         )
+        self.completed = self.epoch
         self._epoch_begun = now
         self.meters = {split: EpochMeter() for split in Split}
         return best
@@ -191,7 +194,9 @@ class EpochState:
         """Continues from a checkpoint's content. Raises KeyError, TypeError, ValueError when it is incomplete."""
         self.epoch = int(state["epoch"])
         self.metrics = dict(state["metrics"])
-        self.meters[Split.TRAIN].sums = torch.tensor(state["train_sums"], dtype=torch.float64)
+        train = self.meters[Split.TRAIN]
+        train.sums = torch.tensor(state["train_sums"], dtype=torch.float64)
+        self.completed = self.epoch - 1 if train.samples else self.epoch  # the end of an epoch resets the sums
 
 
 def describe_run(context: RunContext, data: TrainingData, plan: Plan, rank_info: RankInfo) -> None:
@@ -253,7 +258,7 @@ def summary_of(
         time=time.time(),
         run=context.id,
         state=state,
-        epochs=epochs.epoch,
+        epochs=epochs.completed,
         steps=context.step,
         samples=measured.samples,
         bytes=measured.bytes,

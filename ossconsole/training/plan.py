@@ -57,7 +57,7 @@ class BatchRequest:
     `index` is the batch's position in its epoch and split, `last` marks the last one there; `indices` are rows of the
     manifest's split, int64. Training updates the weights after batches with `update`; `share` is this batch's part of
     the samples of its update. `window` has all of them, None for single objects; the windows of a `lane` are read one
-    after the other.
+    after the other. `next_window` is the lane's next one in the split, for the last two batches of a window; else None.
     """
 
     number: int
@@ -70,6 +70,7 @@ class BatchRequest:
     share: float = 1.0
     lane: int = 0
     window: Window | None = None
+    next_window: Window | None = None
 
 
 class Requests(Protocol):
@@ -143,6 +144,8 @@ class Plan:
             for index in range(batches):
                 last = index == batches - 1
                 indices, window = order.part(index, self._rank, self._world)
+                after = order.after_window(index)
+                next_window = order.part(after, self._rank, self._world)[1] if after and after < batches else None
                 yield BatchRequest(
                     number=first + index,
                     epoch=epoch,
@@ -153,7 +156,8 @@ class Plan:
                     update=last or (index + 1) % self._settings.accumulate == 0,
                     share=self._share_of_update(split, index, batches),
                     lane=index % LANES,
-                    window=replace(window, number=first + window.number) if window else None,
+                    window=_in_run(window, first),
+                    next_window=_in_run(next_window, first),
                 )
             first += self.steps_per_epoch
 
@@ -192,6 +196,10 @@ class _Order:
     def part(self, index: int, rank: int, world: int) -> tuple[npt.NDArray[np.int64], Window | None]:
         """A rank's part of batch `index`, and its window; the parts differ by at most one sample."""
         return self._parts(index, world)[rank], None
+
+    def after_window(self, index: int) -> int:  # noqa: ARG002 - there are no windows
+        """The first batch of the lane's next window, for the last two batches of one; 0 for all others."""
+        return 0
 
     def _parts(self, index: int, world: int) -> list[npt.NDArray[np.int64]]:
         return np.array_split(self._rows[index * self._span : (index + 1) * self._span], world)
@@ -233,6 +241,17 @@ class _StoredOrder(_Order):
         number, batches, first = self._windows[index].tolist()
         before = sum(map(len, parts[:rank]))
         return parts[rank], Window(number, (first + batches * before) % self._size, batches * len(parts[rank]))
+
+    def after_window(self, index: int) -> int:
+        """See `_Order.after_window`."""
+        number, batches, _ = self._windows[index].tolist()
+        after: int = number + batches * LANES
+        return after if index >= after - 2 * LANES else 0
+
+
+def _in_run(window: Window | None, first: int) -> Window | None:
+    """A window of a split by its number in the run; `first` is the number of the split's first batch there."""
+    return replace(window, number=first + window.number) if window else None
 
 
 def _windows(whole: int, most: int) -> list[range]:

@@ -135,7 +135,6 @@ class TrainingRun:
         settings: TrainSettings,
         sampler: Sampler,
         *,
-        record_dir: Path | None = None,
         rank_info: RankInfo = _RANK_ZERO,
         interactive: bool = False,
         on_event: Callable[[Event], None] | None = None,
@@ -159,7 +158,7 @@ class TrainingRun:
             else LauncherContext(self.id, profile, credentials, settings, self._emit)
         )
         self._rank_info = rank_info
-        self._record = RunRecord(record_path(self.id, record_dir))
+        self._record = RunRecord(record_path(self.id))
         self._on_event = on_event
         self._record_problem_shown = False
         self._sampler = sampler

@@ -57,12 +57,21 @@ class EvaluationJob(Job):
         if not keys:
             raise ConsoleError("The run wrote no checkpoint that could be evaluated.")
         self.record = record
+        self._run_id = run.run
         self._run_settings = run.settings
         self._keys = keys
         prefix = run.dataset_prefix or profile.dataset_prefix
         self._profile = msgspec.structs.replace(profile, dataset_prefix=prefix)
         self._credentials = credentials
         self._done = 0
+
+    def refuse_others(self, what: str) -> None:
+        """Raises ConsoleError while this evaluation is alive: `what`, such as "a run", would share its GPU."""
+        if self.alive:
+            raise ConsoleError(
+                f"The run {self._run_id} is being evaluated, and {what} would share the processor and the GPU with it.",
+                remedy="Wait for its end, or cancel it: press 2 for Browse, then J.",
+            )
 
     def work(self) -> None:
         """Reads the checkpoint, evaluates it, and saves the result. Raises Cancelled or ConsoleError."""

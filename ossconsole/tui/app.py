@@ -322,14 +322,21 @@ class ConsoleApp(ConsoleTextualApp):
         if run is not None and run.alive:
             remedy = f"Press {_shown_key('work')}, then s, to stop it."
             self.show_error(ConsoleError("A run is in progress.", remedy=remedy))
-        elif profile is not None:
+            return
+        try:
+            if self.services.evaluation is not None:
+                self.services.evaluation.refuse_others("a run")
+        except ConsoleError as error:
+            self.show_error(error)
+            return
+        if profile is not None:
             new = await self.push_screen_wait(NewRunScreen(profile, resume=resume, known=known or {}))
             if new is not None:
                 self._start_run(new, show=bool(resume), typed=new.settings.resume not in ("", resume))
 
     @work(thread=True, group="start", exit_on_error=False)
     def _start_run(self, new: NewRun, *, show: bool, typed: bool) -> None:
-        """In a thread: where another process has claimed the checkpoint prefix, all processes are asked.
+        """In a thread: where another process has claimed the checkpoint prefix, all processes are queried.
 
         Where the checkpoint to resume was `typed`, the run takes over the settings that it needs.
         """

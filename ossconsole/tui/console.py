@@ -70,16 +70,16 @@ class RunHandle(WorkHandle, Protocol):
         """The events since the last call, oldest first."""
 
     def stop(self) -> None:
-        """Asks the run to write a checkpoint and end; may block, as the other processes of the run are asked, too."""
+        """Requests a checkpoint and the end of the run; may block, as the request also goes to its other processes."""
 
     def switch(self, kind: EndpointKind, reason: str) -> None:
         """Fetches all further batches through `kind`; `reason` goes into the event log."""
 
     def checkpoint(self) -> None:
-        """Asks for a checkpoint now, without ending."""
+        """Requests a checkpoint; the run continues."""
 
     def profile(self) -> None:
-        """Asks for a profile of the next steps."""
+        """Requests a profile of the next steps."""
 
     def set_lr(self, lr: float) -> None:
         """Sets the peak learning rate; the schedule continues from it."""
@@ -230,7 +230,7 @@ class Services(Protocol):
 
     @property
     def state(self) -> ConsoleState:
-        """One object as long as nothing changes."""
+        """The same object until something changes."""
 
     @property
     def profile(self) -> Profile | None:
@@ -294,10 +294,15 @@ class Services(Protocol):
         Raises ConsoleError where nothing of it can be cached.
         """
 
-    def plan_evaluation(self, record: Path) -> EvaluationJob:
-        """The evaluation of the checkpoint of the run with this record, not started.
+    @property
+    def evaluation(self) -> EvaluationJob | None:
+        """The newest evaluation of this process, also after its end."""
 
-        Raises ConsoleError while a run is alive, and where the profile cannot read the checkpoint.
+    def start_evaluation(self, record: Path) -> EvaluationJob:
+        """Evaluates the checkpoint of the run with this record, and makes that `evaluation`.
+
+        Raises ConsoleError while a run or another evaluation is alive, and where the profile cannot read the
+        checkpoint.
         """
 
     def use_profile(self, name: str) -> None:

@@ -36,7 +36,7 @@ class KeyTable(Canvas):
         self.redraw()
 
     def lines(self, width: int) -> list[Line]:
-        """All keys, for a width in cells; kept, as Textual asks several times before the first paint."""
+        """All keys, for a width in cells; cached, as Textual calls this several times before the first paint."""
         if self._cache[0] != width:
             self._cache = width, self._lines_of(width)
         return self._cache[1]
@@ -87,7 +87,7 @@ class HelpScreen(ConsoleModal):
         self._scopes = scopes
 
     def compose(self) -> ComposeResult:
-        with self.frame("Keys", "/ search · esc close"):
+        with self.frame("Keys", "/ search · esc close", id="keys"):
             yield Input(placeholder="search keys and actions", compact=True, id="help-search")
             with VerticalScroll(id="help-keys"):
                 yield KeyTable(self._scopes)

@@ -8,7 +8,8 @@ and its range. The sandbox runs on the same cores: read the ratios, not the rate
 - `endpoint`: samples/s of the loader with image-jpeg (short side 256, quality 90) against the tutorial's way, from a
   sandbox limited to 150 MB/s; beside it the rate of decoding alone in as many processes, and the bytes per sample.
 - `reader`: the loader against decode and crop of the same bytes from memory, in as many processes, at full speed.
-- `cpu`: the same two by the processor time of the readers, so that the sandbox is counted out.
+- `cpu`: the same two by the processor time of the readers, so that the sandbox is counted out; and by that of their own
+  threads, so that the connector is, too.
 - `pil`: decode and crop per second of processor time, against Pillow and torchvision on the originals (`--source`: a
   folder with photographs; otherwise made-up ones).
 - `host`: processor time of the training thread per batch of 256, without any compute.
@@ -131,26 +132,37 @@ def cpu(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         arms: dict[str, Arm] = {
             "objects, per core of the readers": lambda: _per_core(place.loader(JPEG, settings), options),
             "shards, per core of the readers": lambda: _per_core(place.shards(JPEG, settings), options),
+            "objects, per core of the readers' own threads": lambda: _per_core(
+                place.loader(JPEG, settings), options, connector=False
+            ),
             "decode and crop alone, per core": alone,
         }
         found = interleaved(arms, options.rounds)
+    alone_title = "decode and crop alone, per core"
     pairs = {
-        f"readers of {name} to decode and crop alone": (
-            f"{name}, per core of the readers",
-            "decode and crop alone, per core",
-            0.85,
-        )
+        f"readers of {name} to decode and crop alone": (f"{name}, per core of the readers", alone_title, 0.85)
         for name in ("objects", "shards")
     }
+    pairs["readers of objects without the connector's threads to it"] = (
+        "objects, per core of the readers' own threads",
+        alone_title,
+        0.85,
+    )
     return {"samples_per_s": {name: spread(rates) for name, rates in found.items()}, "ratio": ratios(found, pairs)}
 
 
-def _per_core(loader: BatchLoader, options: argparse.Namespace) -> float:
-    """Samples per second of processor time of the readers."""
+def _per_core(loader: BatchLoader, options: argparse.Namespace, *, connector: bool = True) -> float:
+    """Samples per second of processor time of the readers; without those of the connector's threads, which also poll
+    while nothing arrives (10 to 20 % of a core each, seen with 1.2.3).
+    """
 
     def used() -> float:
-        times = [psutil.Process(reader.process.pid).cpu_times() for reader in loader._pool._readers]
-        return sum(each.user + each.system for each in times)
+        readers = [(each.process, each.fetcher) for each in loader._pool._readers]
+        processes = [psutil.Process(process.pid) for pair in readers for process in pair if process is not None]
+        if connector:
+            return sum(each.cpu_times().user + each.cpu_times().system for each in processes)
+        threads = [thread for each in processes for thread in each.threads() if thread.id == each.pid]
+        return sum(thread.user_time + thread.system_time for thread in threads)
 
     with contextlib.closing(loader):
         until = time.perf_counter() + options.settling

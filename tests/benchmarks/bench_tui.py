@@ -1,8 +1,8 @@
 """What the console costs: first paint, bytes per update, key to repaint, CPU for drawing; all seen from a real pty.
 
-python -m tests.benchmarks.bench_tui                     over a made-up run
+python -m tests.benchmarks.bench_tui                     over a made-up run, beside a bare Textual app of the same size
 python -m tests.benchmarks.bench_tui -- ossconsole demo  while a real run trains; first paint is the demo's
-python -m tests.benchmarks.bench_tui --paint harlequin   first paint of another program, to compare with
+python -m tests.benchmarks.bench_tui --paint "harlequin --locale C"   first paint, in turn with that of another program
 """
 
 from __future__ import annotations
@@ -28,6 +28,14 @@ from tempfile import TemporaryDirectory
 import psutil
 import pyte
 
+CONSOLE = ["ossconsole"]
+MADE_UP = [sys.executable, "-m", "tests.benchmarks.made_up_console"]
+PROTOTYPE = [sys.executable, "-m", "tests.benchmarks.prototype_console"]
+KEYS = {
+    "in place": (("y", b", log"), ("y", b""), ("u", b", raw"), ("u", b"")),
+    "a dialog": (("?", b" Keys "), ("q", b"data wait")),
+}
+"""With the bytes that show their effect: the title of the loss; the help opens and closes over the whole screen."""
 TICK_S = 0.25
 PAINTED_CELLS = 120
 """A first paint is when this many cells are not blank."""
@@ -117,16 +125,17 @@ def painted(text: str) -> bool:
     return sum(not character.isspace() for character in text) >= PAINTED_CELLS
 
 
-def first_paint(command: Sequence[str], rounds: int, environment: dict[str, str]) -> list[float]:
-    """Seconds from the start of the process to a painted screen."""
-    times = []
-    for _ in range(rounds):
-        terminal = Terminal(command, (80, 24), environment)
-        try:
-            terminal.wait(painted, 60)
-            times.append(time.perf_counter() - terminal.began)
-        finally:
-            terminal.close()
+def first_paints(commands: Sequence[Sequence[str]], rounds: int, environment: dict[str, str]) -> list[list[float]]:
+    """Seconds from the start of the process to a painted screen, of each command; the commands take turns."""
+    times: list[list[float]] = [[] for _ in commands]
+    for number in range(rounds):
+        for command, found in list(zip(commands, times, strict=True))[:: 1 if number % 2 else -1]:
+            terminal = Terminal(command, (80, 24), environment)
+            try:
+                terminal.wait(painted, 60)
+                found.append(time.perf_counter() - terminal.began)
+            finally:
+                terminal.close()
     return times
 
 
@@ -176,43 +185,56 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="how long to watch")
     parser.add_argument("--rounds", type=int, default=5, help="first paints to time")
     parser.add_argument("--size", default="80x24")
-    parser.add_argument("--paint", default="", help="only time the first paint of this command")
+    parser.add_argument("--paint", default="", help="only time the first paint, beside that of this command")
     parser.add_argument("command", nargs="*", help="instead of the made-up run")
     options = parser.parse_args()
-    made_up = [sys.executable, "-m", "tests.benchmarks.made_up_console"]
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # what was ended at its first paint may still write
         environment = {"OSSCONSOLE_STATE_DIR": f"{folder}/state", "OSSCONSOLE_CONFIG_DIR": f"{folder}/config"}
-        command = shlex.split(options.paint) or options.command or made_up
-        paints = first_paint(command, options.rounds, environment)
-        say(f"first paint  median {statistics.median(paints):.2f} s, best {min(paints):.2f} s of {len(paints)}")
         if options.paint:
+            _compare_paints(shlex.split(options.paint), options.rounds, environment)
             return
+        _say_paint("first paint", first_paints([options.command or MADE_UP], options.rounds, environment)[0])
         width, height = map(int, options.size.split("x"))
-        terminal = Terminal(command, (width, height), environment)
-        try:
-            _watch(terminal, options.seconds)
-        finally:
-            terminal.close()
+        found = []
+        for title, command in (("", options.command or MADE_UP), (" of a bare Textual app", PROTOTYPE)):
+            terminal = Terminal(command, (width, height), environment)
+            try:
+                found.append(_watch(terminal, options.seconds, title))
+            finally:
+                terminal.close()
+        for name in KEYS:
+            say(f"ratio of the p95, {name}  {found[0][name] / found[1][name]:.2f}")
 
 
-def _watch(terminal: Terminal, seconds: float) -> None:
+def _compare_paints(other: Sequence[str], rounds: int, environment: dict[str, str]) -> None:
+    console, theirs = first_paints([CONSOLE, other], rounds, environment)
+    _say_paint("first paint of ossconsole", console)
+    _say_paint(f"first paint of {other[0]}", theirs)
+    say(f"ratio of the medians  {statistics.median(console) / statistics.median(theirs):.2f}")
+
+
+def _say_paint(title: str, times: list[float]) -> None:
+    say(f"{title}  median {statistics.median(times):.2f} s, best {min(times):.2f} s of {len(times)}")
+
+
+def _watch(terminal: Terminal, seconds: float, title: str) -> dict[str, float]:
+    """Prints traffic and key latencies; returns the p95 of the latter in ms."""
     terminal.wait(lambda text: re.search(r"step [1-9]", text) is not None, 120)
     warm_up = time.perf_counter() + 5
     while time.perf_counter() < warm_up:
         terminal.read(0.1)
     counts, cpu = traffic(terminal, seconds)
     say(
-        f"bytes per update at 4 Hz  mean {statistics.mean(counts):.0f}, p95 {quantile(counts, 0.95):.0f}, "
+        f"bytes per update at 4 Hz{title}  mean {statistics.mean(counts):.0f}, p95 {quantile(counts, 0.95):.0f}, "
         f"most {max(counts)}"
     )
-    say(f"CPU for drawing  {cpu * 100:.1f} % of one core (the screen's own threads; a run trains in others)")
-    # The title of the loss says what its key did; the help opens and closes over the whole screen.
-    for name, keys in (
-        ("in place", (("y", b", log"), ("y", b""), ("u", b", raw"), ("u", b""))),
-        ("a dialog", (("?", b" Keys "), ("q", b"data wait"))),
-    ):
+    say(f"CPU for drawing{title}  {cpu * 100:.1f} % of one core (the screen's own threads; a run trains in others)")
+    slowest = {}
+    for name, keys in KEYS.items():
         times = [value * 1000 for value in key_latency(terminal, keys, 60)]
-        say(f"key to repaint, {name}  p50 {quantile(times, 0.5):.0f} ms, p95 {quantile(times, 0.95):.0f} ms")
+        slowest[name] = quantile(times, 0.95)
+        say(f"key to repaint{title}, {name}  p50 {quantile(times, 0.5):.0f} ms, p95 {slowest[name]:.0f} ms")
+    return slowest
 
 
 def say(text: str) -> None:

@@ -14,9 +14,10 @@ from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import CHANNELS, SampleFormat
 from ossconsole.dataset.manifest import SHARDS_NAME, Manifest, Sample, object_key, write_manifest
-from ossconsole.dataset.shards.index import Shard, ShardList, ShardSample, member_header, padding
+from ossconsole.dataset.shards.index import Shard, ShardSample, member_header, padding
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
+from tests.dataset.uploads import ShardList
 
 CLASSES = 10
 GRAIN = 4.0  # levels

@@ -18,6 +18,7 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
+from ossconsole.telemetry.runs import list_runs
 from tests.terminal.screen import DEADLINE_S, Terminal
 
 SIDE = 32
@@ -92,6 +93,11 @@ def fill_sandbox(state: Path) -> None:
             splits[split] = samples
         manifest = Manifest(format=SampleFormat.IMAGE_U8, size=SIDE, classes=("c0", "c1"), splits=splits)
         write_manifest(store, profile.dataset_prefix, manifest)
+
+
+def training() -> bool:
+    """Whether a run has trained a step."""
+    return any(run.step > 0 for run in list_runs())
 
 
 def processes_of(state: Path) -> list[psutil.Process]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 
@@ -13,7 +14,12 @@ from ossconsole.config.credential_sources import connector_file, write_connector
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile, Settings, save_settings
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.training.remote.control import Report
+from ossconsole.training.run_evaluation import EvaluationJob
+from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.console import ConsoleState, NoCredentials, Ready, StageState, Starting, Unavailable
 from tests.cli.consoles import wait_until
 
@@ -165,6 +171,55 @@ def test_a_process_that_does_not_answer_holds_up_neither_the_bucket_nor_another_
     assert isinstance(settled(application), Ready)
 
 
+def test_no_run_and_no_second_evaluation_start_during_an_evaluation(opened: Opened) -> None:
+    write_connector_file(KEY)
+    application = opened(Target(FLAGS))
+    profile = application.profile
+    assert profile is not None
+    record = record_path("evaluated")
+    run = events.Run(time=1.0, run="evaluated", version="1", bucket=profile.bucket, region=profile.region)
+    saved = events.Checkpoint(time=2.0, key="a.pt", bytes=1, seconds=1.0, stable_key="s")
+    with RunRecord(record) as written:
+        written.append(run, saved)
+    application.evaluation = EvaluationJob(record, profile, application.credentials)
+    with pytest.raises(ConsoleError, match="evaluated is being evaluated, and a run would share") as refused:
+        application.start_run(TrainSettings())
+    assert "cancel it" in refused.value.remedy
+    with pytest.raises(ConsoleError, match="another evaluation would share"):
+        application.start_evaluation(record)
+    assert application.run is None
+
+
+def test_a_run_on_a_sandbox_that_a_demo_has_slowed_down_has_that_in_its_record(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slowed:
+        def slowed_words(self) -> str:
+            return "A demo has slowed it down."
+
+    class Run:
+        record_path, alive = record_path("slowed"), False
+
+        def __init__(self, *_: object, on_event: Callable[[events.Event], None], **_options: object) -> None:
+            self.on_event, self.warnings = on_event, list[str]()
+
+        def warn(self, message: str, _remedy: str) -> None:
+            self.warnings.append(message)
+
+        def start(self) -> None:
+            self.on_event(events.Run(time=1.0, run="slowed", version="1"))
+            self.on_event(events.State(time=1.0, state=RunState.RUNNING))
+
+    monkeypatch.setattr("ossconsole.training.run.TrainingRun", Run)
+    write_connector_file(KEY)
+    application = opened(Target(FLAGS))
+    assert application._opened is not None
+    application._opened = dataclasses.replace(application._opened, sandbox=Slowed())  # type: ignore[arg-type]
+    run = application.start_run(TrainSettings())
+    assert isinstance(run, Run)
+    assert run.warnings == ["A demo has slowed it down."]
+
+
 def test_nothing_is_started_or_changed_while_the_sample_dataset_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     preparing, go_on = threading.Event(), threading.Event()
 
@@ -173,8 +228,6 @@ def test_nothing_is_started_or_changed_while_the_sample_dataset_is_prepared(monk
         go_on.wait(60)
 
     monkeypatch.setattr(Application, "_fill_sandbox", fill)
-    from ossconsole.training.settings import TrainSettings
-
     application = Application(Target())
     application.open()
     application.begin()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -22,28 +20,12 @@ from ossconsole.telemetry.runs import RunSummary, list_runs, read_events
 from ossconsole.training.remote.control import Resume, ask, peers
 from ossconsole.tui.kit import memory
 from ossconsole.tui.upload.screen import FORM
-from tests.cli.consoles import Console, cleared, fill_sandbox, processes_of, wait_until
+from tests.cli.consoles import Console, cleared, processes_of, training, wait_until
 from tests.dataset.conftest import make_pictures
 from tests.sandboxed import Sandboxed
 
 pytestmark = pytest.mark.timeout(300)
 LEAVE_RUNNING, STOP_AND_LEAVE = "\x1b[C\r", "\x1b[C\x1b[C\r"
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("filled")
-    fill_sandbox(folder)
-    return folder
-
-
-@pytest.fixture
-def state(filled: Path, home: Path) -> Iterator[Path]:
-    """A state folder whose sandbox has a dataset; nothing works with it after the test."""
-    folder = home / "state"
-    shutil.copytree(filled, folder, dirs_exist_ok=True)
-    with cleared(folder):
-        yield folder
 
 
 def the_run() -> RunSummary:
@@ -57,10 +39,6 @@ def happened(run: RunSummary, kind: type[Event]) -> list[Event]:
 
 def states(run: RunSummary) -> list[RunState]:
     return [event.state for event in happened(run, events.State) if isinstance(event, events.State)]
-
-
-def training() -> bool:
-    return any(run.step > 0 for run in list_runs())
 
 
 def test_a_run_is_left_found_again_steered_by_two_and_stopped(state: Path) -> None:

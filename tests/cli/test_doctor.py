@@ -18,8 +18,7 @@ from ossconsole.config.metadata import METADATA_VARIABLE
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.sample_data import make_sample_images
 from ossconsole.sandbox.faults import FaultPlan
-from ossconsole.sandbox.server import read_log
-from tests.sandboxed import Sandboxed
+from tests.sandboxed import Sandboxed, read_log
 from tests.terminal.screen import Terminal
 
 # Machine checks that depend on where the tests run; a GPU box and a laptop differ in them.

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,27 +17,12 @@ import pytest
 from ossconsole.sandbox.process import INFO_NAME, SandboxInfo
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import list_runs, read_events
-from tests.cli.consoles import TRAIN, Console, cleared, fill_sandbox, processes_of, wait_until
+from tests.cli.consoles import TRAIN, Console, processes_of, training, wait_until
 from tests.cli.crashing import PLACES, SENTINEL
 from tests.terminal.screen import DEADLINE_S
 
 pytestmark = pytest.mark.timeout(300)
 F12 = "\x1b[24~"
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("filled")
-    fill_sandbox(folder)
-    return folder
-
-
-@pytest.fixture
-def state(filled: Path, home: Path) -> Iterator[Path]:
-    folder = home / "state"
-    shutil.copytree(filled, folder, dirs_exist_ok=True)
-    with cleared(folder):
-        yield folder
 
 
 def inner(console: Console) -> psutil.Process:
@@ -48,10 +31,6 @@ def inner(console: Console) -> psutil.Process:
         process for process in psutil.Process(console.process.pid).children() if "sandbox" not in process.cmdline()
     ]
     return child
-
-
-def training() -> bool:
-    return any(run.step > 0 for run in list_runs())
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from ossconsole.storage.retry import NO_RETRY
 from ossconsole.telemetry import events
 from ossconsole.telemetry.predictions import read_predictions
 from ossconsole.telemetry.runs import RunRecord, record_path
+from ossconsole.training.remote.control import Report
 from ossconsole.training.run_evaluation import EvaluationJob
 from tests.sandboxed import Sandboxed
 
@@ -109,12 +110,16 @@ def test_the_figures_are_those_computed_by_hand(store: ObjectStore, capsys: pyte
 
 
 def test_text_names_classes_confusions_and_images(
-    store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(packed(squeezenet1_1(num_classes=3).state_dict()))
+    idle, training = Report(pid=7, region="r", bucket="b"), Report(pid=8, region="r", bucket="b", run="trained")
+    monkeypatch.setattr("ossconsole.training.remote.control.peers", lambda: iter([idle, training]))
     assert evaluate(store, str(path), "--worst=2") == 0
-    out = capsys.readouterr().out
+    out, warnings = capsys.readouterr()
+    assert warnings.count("Warning: ") == 1
+    assert "The run trained (process 8) is active on this machine" in warnings
     assert f"of {VAL_SAMPLES} images" in out
     assert " taken for " in out
     assert out.count(f"{store.profile.dataset_prefix}/val/") == 2
@@ -188,3 +193,8 @@ def test_a_checkpoint_of_something_else_is_refused(
     path.write_bytes(packed(squeezenet1_1(num_classes=3).state_dict(), **changes))
     assert evaluate(store, str(path)) == 1
     assert problem in capsys.readouterr().err
+
+
+def test_a_gpu_and_the_cpu_together_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_group(ossconsole, ["evaluate", "best", "--device=cpu", "--gpu=1"]) == 2
+    assert "--gpu has no effect with --device cpu" in capsys.readouterr().err

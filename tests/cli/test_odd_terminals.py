@@ -9,32 +9,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.consoles import Console, cleared, fill_sandbox, wait_until
+from tests.cli.consoles import Console, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 BYTES_PER_S = 20_000
 HELD_S, KEYS_PER_S = 3.0, 30.0
 MODES = {"1": "Profile", "2": "oss://", "3": "Source", "4": "No run yet"}
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("filled")
-    fill_sandbox(folder)
-    return folder
-
-
-@pytest.fixture
-def state(filled: Path, home: Path) -> Iterator[Path]:
-    folder = home / "state"
-    shutil.copytree(filled, folder, dirs_exist_ok=True)
-    with cleared(folder):
-        yield folder
 
 
 def hold(console: Console, key: bytes) -> int:

@@ -15,6 +15,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from ossconsole.cli.app import ossconsole
 from ossconsole.cli.options import AutoOr, Target, profile_options
 from ossconsole.cli.output import run_group
+from ossconsole.cli.sandbox import slow_down_until
 from ossconsole.cli.train import train
 from ossconsole.config.credential_sources import write_connector_file
 from ossconsole.config.credentials import Credentials, NoCredentialsError, Secret
@@ -190,6 +191,24 @@ def test_without_a_profile_the_sandbox_answers_as_long_as_it_is_open(capsys: pyt
         with attempt, pytest.raises(ConsoleError, match="does not answer"):
             control.status()
     assert capsys.readouterr().err.count("sandbox") == 1
+
+
+def test_another_user_of_the_sandbox_reads_that_a_demo_has_slowed_it_down(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "A demo has slowed down the sandbox's standard endpoint to 26 objects/s (simulated), until the demo's run"
+    with Target().open() as demo:
+        assert demo.sandbox is not None
+        info = demo.sandbox.info
+        usual = SandboxControl(info).status()
+
+        def look_meanwhile() -> None:
+            assert SandboxControl(info).status().shaping.standard_objects_per_s == 26.4
+            with Target().open():
+                assert words in capsys.readouterr().err
+
+        slow_down_until(look_meanwhile, info, 26.4)
+        assert SandboxControl(info).status() == usual
+        with Target().open():
+            assert words not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ossconsole.cli.output import run_group
 from ossconsole.cli.runs import export, status
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
+from ossconsole.telemetry.compare import Comparison, Conditions, Estimate
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import record_path
 from tests.telemetry.samples_of_events import one_of_each, run_event, step_event, write_record
@@ -57,6 +58,36 @@ def test_status_for_people(finished: Path) -> None:
         str(finished),
     ):
         assert words in text
+
+
+def test_status_has_a_line_for_each_topic_of_the_comparison() -> None:
+    conditions = Conditions(
+        pairs=45,
+        minutes=123.4,
+        batch_size=4096,
+        workers=16,
+        processes=8,
+        sample_format="tensor-f32",
+        bytes_per_sample=602_112,
+        stored_as="objects",
+        warm_share=0.98,
+        region="ap-southeast-1",
+        simulated=True,
+        versions={"ossconsole": "10.11.12", "torch": "2.14.1+cu130", "osstorchconnector": "1.2.3"},
+    )
+    comparison = Comparison(pairs=45, estimate=Estimate(1.4, 1.3, 1.5, 45), conditions=conditions)
+    write_record(record_path("ab"), [run_event("ab"), events.Compared(time=2.0, comparison=comparison.report())])
+    lines = invoke("status", "ab").output.splitlines()
+    first = lines.index("A/B         1.40x (1.30 to 1.50), 45 pairs")
+    assert lines[first + 1 : first + 7] == [
+        "  length    45 pairs, 123.4 min of settled steps",
+        "  training  batch 4096, 16 workers, 8 processes",
+        "  samples   tensor-f32, 602,112 bytes/sample, one object per sample",
+        "  cache     98 % from the cache (estimated)",
+        "  bucket    region ap-southeast-1, simulated",
+        "  versions  ossconsole 10.11.12, torch 2.14.1+cu130, osstorchconnector 1.2.3",
+    ]
+    assert max(len(line) for line in lines[first : first + 7]) <= 80
 
 
 def test_status_reports_a_killed_run() -> None:
@@ -136,7 +167,7 @@ def test_a_run_is_followed_in_sentences_until_it_ends(monkeypatch: pytest.Monkey
         with path.open("ab") as record:
             record.write(events.encode(next(later)) + b"\n")
 
-    monkeypatch.setattr("ossconsole.cli.run_sentences.time.sleep", append)
+    monkeypatch.setattr("ossconsole.cli.runs.time.sleep", append)
     lines = invoke("status", "--follow").output.splitlines()
     assert lines[0].startswith("live is running: step 7")
     assert "samples per second through the standard endpoint" in lines[0]

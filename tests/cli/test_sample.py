@@ -16,7 +16,7 @@ import pytest
 from ossconsole.cli.application import Application
 from ossconsole.cli.options import Target
 from ossconsole.dataset import sample_data
-from ossconsole.dataset.sample_data import make_sample_images
+from ossconsole.dataset.sample_data import TRAIN_IMAGES, make_sample_images
 from ossconsole.sandbox.process import DATASET_PREFIX
 from ossconsole.tui.console import StageState
 from tests.cli.consoles import cleared, processes_of, wait_until
@@ -138,9 +138,9 @@ def test_two_processes_create_it_once(home: Path) -> None:
         for process in both:
             code, out, err = ended(process)
             assert code == 0, err
-            assert json.loads(out.splitlines()[-1])["objects"] == 700
-        assert len(written(state)) == 700
-        assert len(set(written(state))) == 700
+            assert json.loads(out.splitlines()[-1])["objects"] == TRAIN_IMAGES
+        assert len(written(state)) == TRAIN_IMAGES
+        assert len(set(written(state))) == TRAIN_IMAGES
         assert not list(state.glob("*.part"))
 
 
@@ -158,5 +158,5 @@ def test_what_an_interrupted_or_a_killed_one_left_is_completed(home: Path) -> No
             wait_until(lambda: not processes_of(state))
         code, out, err = ended(start("ls", "-r", "--json", f"{DATASET_PREFIX}/train"))
         assert code == 0, err
-        assert json.loads(out.splitlines()[-1])["objects"] == 700
+        assert json.loads(out.splitlines()[-1])["objects"] == TRAIN_IMAGES
         assert not list(state.glob("*.part"))

@@ -12,9 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import click
-import fastcrc
 import msgspec
-import numpy as np
 import psutil
 import pytest
 
@@ -30,10 +28,8 @@ from ossconsole.config.credential_sources import (
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.metadata import METADATA_VARIABLE
 from ossconsole.config.profiles import Settings, save_settings, settings_path
-from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from tests.cli.consoles import Console
-from tests.sandboxed import Sandboxed
+from tests.sandboxed import Sandboxed, small_dataset
 
 pytestmark = pytest.mark.timeout(240)
 SIDE, SAMPLES = 32, 16
@@ -142,15 +138,7 @@ def planted(
 
 @pytest.fixture(scope="module", autouse=True)
 def dataset(sandboxed_bucket: Sandboxed) -> None:
-    profile = sandboxed_bucket.profile("secrets")
-    store = sandboxed_bucket.store()
-    body = np.zeros((3, SIDE, SIDE), dtype=np.uint8).tobytes()
-    samples = tuple(Sample(f"train/c{n % 2}/{n}.u8", n % 2, SIDE, SIDE, fastcrc.crc64.xz(body)) for n in range(SAMPLES))
-    for sample in samples:
-        store.put(object_key(profile.dataset_prefix, sample.key), body)
-    manifest = Manifest(format=SampleFormat.IMAGE_U8, size=SIDE, classes=("c0", "c1"), splits={"train": samples})
-    write_manifest(store, profile.dataset_prefix, manifest)
-    store.close()
+    small_dataset(sandboxed_bucket, "secrets", samples=SAMPLES, side=SIDE)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.source.files import PathLocation
-from ossconsole.dataset.source.planned import PlannedSample
+from ossconsole.dataset.source.files import PathLocation, PlannedSample
 from ossconsole.dataset.upload.journal import Journal, JournalError, PlanAction, SentSample
 from ossconsole.storage.jobs.job import Failure
 

@@ -11,9 +11,8 @@ import pytest
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.source.files import is_image_name, read_location
+from ossconsole.dataset.source.files import PlannedSample, SkippedFile, is_image_name, read_location
 from ossconsole.dataset.source.layout import Layout, SourceOptions
-from ossconsole.dataset.source.planned import PlannedSample, SkippedFile
 from tests.dataset.conftest import jpeg, make_pictures
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.contents import contact_sheet, fit, guess_sample, show_image, show_sample, square_side
+from ossconsole.dataset.contents import fit, guess_sample, show_image, show_sample, square_side
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat, encode
 
 
@@ -93,12 +93,7 @@ def test_what_only_begins_like_an_image_is_refused(data: bytes) -> None:
         show_image(data)
 
 
-def test_fitting_and_sheets_keep_proportions() -> None:
+def test_fitting_keeps_proportions() -> None:
     wide = np.zeros((10, 40, 3), np.uint8)
     assert fit(wide, 20, 20).shape == (5, 20, 3)
     assert fit(wide, 80, 80).shape == (20, 80, 3)
-    picture = show_sample(SampleFormat.IMAGE_U8, photograph(16).tobytes(), 16, 16, basis="x")
-    sheet = contact_sheet([picture.pixels] * 5, 3, 16)
-    assert sheet.shape == (34, 52, 3)
-    assert np.array_equal(sheet[18:34, 18:34], picture.pixels)
-    assert sheet[18:, 36:].sum() == 0

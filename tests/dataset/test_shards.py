@@ -23,7 +23,7 @@ from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import SHARDS_NAME, ManifestError
 from ossconsole.dataset.shards.build import ShardBuilder, ShardUploadState
-from ossconsole.dataset.shards.index import BLOCK, encode_index, member_header, padding, read_shard_list
+from ossconsole.dataset.shards.index import BLOCK, encode_index, member_header, padding
 from ossconsole.dataset.shards.upload import ShardUpload
 from ossconsole.dataset.upload.job import PrefixTakenError, UploadSettings
 from ossconsole.dataset.upload.journal import JournalError, journal_path
@@ -32,7 +32,7 @@ from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.threads import Cancelled
 from tests.dataset.conftest import jpeg, make_pictures, picture
-from tests.dataset.uploads import WAIT_S, bucket, settings_for, upload, wanted
+from tests.dataset.uploads import WAIT_S, bucket, read_shard_list, settings_for, upload, wanted
 from tests.sandboxed import Sandboxed
 
 

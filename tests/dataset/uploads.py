@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
+from ossconsole.dataset.shards.index import PackedShardList, Shard, read_shards
 from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
 from ossconsole.dataset.upload.plan import create_upload
 from ossconsole.dataset.upload.prepare import PreprocessConfig, prepare
@@ -62,3 +65,14 @@ def until(condition: Callable[[], bool], every_s: float = 0.005) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(every_s)
+
+
+class ShardList(PackedShardList, frozen=True, kw_only=True):
+    """The content of `shards.json` with its samples."""
+
+    shards: tuple[Shard, ...]  # type: ignore[assignment]
+
+
+def read_shard_list(store: ObjectStore, prefix: str) -> ShardList:
+    found, shards = read_shards(store, prefix)
+    return ShardList(**{**msgspec.structs.asdict(found), "shards": tuple(shards)})

@@ -13,23 +13,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import fastcrc
 import msgspec
-import numpy as np
 import pytest
 from _pytest.mark.structures import ParameterSet
 
 from ossconsole.config.connector import save_connector_config
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.profiles import Profile, Settings, save_settings
-from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import RunRecord
 from tests.cli.consoles import Console
 from tests.faults.confined import CONDITIONS, FOREIGN, FULL, IN_THE_WAY, MISSING, READ_ONLY, is_possible
-from tests.sandboxed import Sandboxed
+from tests.sandboxed import Sandboxed, small_dataset
 
 pytestmark = [
     pytest.mark.timeout(280),
@@ -109,16 +105,7 @@ def cells(names: tuple[str, ...]) -> list[ParameterSet]:
 @pytest.fixture(scope="module")
 def dataset(sandboxed_bucket: Sandboxed) -> Profile:
     """A small dataset in the bucket, and the profile that leads to it."""
-    profile = sandboxed_bucket.profile("folders")
-    store = sandboxed_bucket.store()
-    body = np.zeros((3, SIDE, SIDE), dtype=np.uint8).tobytes()
-    samples = tuple(Sample(f"train/c{n % 2}/{n}.u8", n % 2, SIDE, SIDE, fastcrc.crc64.xz(body)) for n in range(SAMPLES))
-    for sample in samples:
-        store.put(object_key(profile.dataset_prefix, sample.key), body)
-    manifest = Manifest(format=SampleFormat.IMAGE_U8, size=SIDE, classes=("c0", "c1"), splits={"train": samples})
-    write_manifest(store, profile.dataset_prefix, manifest)
-    store.close()
-    return profile
+    return small_dataset(sandboxed_bucket, "folders", samples=SAMPLES, side=SIDE)
 
 
 @pytest.fixture

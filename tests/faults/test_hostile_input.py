@@ -28,8 +28,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import OnHangup, Profile, Settings, load_settings, save_settings
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, encode_manifest, read_manifest
-from ossconsole.dataset.source.files import PathLocation
-from ossconsole.dataset.source.planned import PlannedSample
+from ossconsole.dataset.source.files import PathLocation, PlannedSample
 from ossconsole.dataset.upload.journal import Journal, SentSample
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.multipart import list_uploads

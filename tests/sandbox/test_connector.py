@@ -13,7 +13,7 @@ import pytest
 
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.sandbox.response import RequestRecord
-from ossconsole.sandbox.server import read_log
+from tests.sandboxed import read_log
 
 SAMPLES = 60
 CHECKPOINT_BYTES = 20_000_000

@@ -25,10 +25,10 @@ from ossconsole.sandbox import faults, response
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import FaultCandidate, FaultEngine, FaultPlan, Rule
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
-from ossconsole.sandbox.server import read_log
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.test_objects import fails
 from tests.sandbox.wire import Answer, Signer, call, send, wait_until
+from tests.sandboxed import read_log
 
 ERROR = faults.Error(code="InternalError")
 GET = FaultCandidate("GET", "GetObject", EndpointKind.STANDARD, "dataset/a.pt", "OSSConnector")

@@ -21,9 +21,9 @@ from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import SettingsError
 from ossconsole.sandbox.blobs import INLINE_BYTES
 from ossconsole.sandbox.process import SandboxError, SandboxInfo, SandboxProcess
-from ossconsole.sandbox.server import read_log
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.wire import Signer, call, send, wait_until
+from tests.sandboxed import read_log
 
 
 def test_ready_line_and_profile(sandbox: SandboxProcess) -> None:

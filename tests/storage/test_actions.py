@@ -11,7 +11,6 @@ import pytest
 
 from ossconsole.config.errors import SettingsError
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
-from ossconsole.sandbox.server import read_log
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.actions import (
@@ -29,7 +28,7 @@ from ossconsole.storage.jobs.actions import (
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.multipart import abort_upload, list_uploads
 from ossconsole.storage.objects import ObjectSummary
-from tests.sandboxed import Sandboxed
+from tests.sandboxed import Sandboxed, read_log
 
 WAIT_S = 60.0
 CONTROL = "esc\x1b[31m\x01"

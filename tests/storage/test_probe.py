@@ -119,7 +119,7 @@ def test_each_step_is_told_as_it_begins_and_ends(sandboxed_bucket: Sandboxed, pr
 
 
 def test_both_endpoints_read_the_same_samples(tmp_path: Path) -> None:
-    from ossconsole.sandbox.server import read_log
+    from tests.sandboxed import read_log
 
     with sandboxed(tmp_path / "sandbox") as running:
         profile = running.profile("data")

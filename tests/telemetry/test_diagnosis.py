@@ -76,6 +76,16 @@ def test_too_few_pairs_are_no_figure() -> None:
     assert ended.advice == "A/B too short: 1 of 6 pairs"
 
 
+def test_a_bound_is_named_before_what_is_still_collected() -> None:
+    """80 columns show the start of the advice; how many pairs there are, the A/B panel shows as well."""
+    steps = {"standard": {"seconds": 1.0, "wait": 0.6}, "accelerated": {"seconds": 1.0, "wait": 0.6}}
+    feed = running(steps_per_epoch=1000).alternate(2, **steps).steps(70, seconds=1.0, wait=0.6)
+    for bound in ("the accelerated endpoint would be worth at most", "more workers: at most"):
+        advice = diagnose(feed.view, feed.time).advice
+        assert f"{bound} 2.5x (estimated); A/B collecting" in advice
+        feed.switch(ACCELERATED).steps(70, seconds=1.0, wait=0.6)
+
+
 def compared(*, waits: float) -> Feed:
     """Seven pairs, the first with a cold cache: standard takes twice as long per step, and waits so much of it."""
     steps = {"standard": {"seconds": 1.0, "wait": waits}, "accelerated": {"seconds": 0.5, "wait": 0.01}}

@@ -58,7 +58,7 @@ def test_every_figure_of_every_gpu(count: int) -> None:
 def test_a_missing_gpu_is_explained() -> None:
     snapshot = opened(FakeNvml(0)).read()
     assert snapshot.gpus == ()
-    assert "the run uses the CPU" in snapshot.problem
+    assert "run uses the CPU" in snapshot.problem
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_missing_gpu_is_explained() -> None:
     [
         (
             pynvml.NVML_ERROR_LIBRARY_NOT_FOUND,
-            "No NVIDIA driver on this machine (libnvidia-ml.so.1 not found); the run uses the CPU.",
+            "The run uses the CPU: no NVIDIA driver (libnvidia-ml.so.1 not found).",
         ),
         (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "not loaded"),
         (pynvml.NVML_ERROR_NO_PERMISSION, "may not read the GPUs"),

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from ossconsole.config.errors import SettingsError
 from ossconsole.telemetry import events
 from ossconsole.telemetry import runs as record
-from ossconsole.telemetry.runs import RecordError, RecordReader, RunRecord, new_run_id, read_events, record_path
+from ossconsole.telemetry.runs import (
+    RecordError,
+    RecordReader,
+    RunRecord,
+    new_run_id,
+    read_events,
+    record_path,
+    runs_dir,
+)
 from tests.telemetry.samples_of_events import one_of_each, run_event, step_event, write_record
 
 
@@ -168,10 +176,10 @@ def test_unreadable_and_unwritable_say_where(tmp_path: Path) -> None:
         RunRecord(tmp_path / "folder.jsonl")
 
 
-def test_run_ids_sort_by_time_and_cannot_leave_the_folder(tmp_path: Path) -> None:
+def test_run_ids_sort_by_time_and_cannot_leave_the_folder() -> None:
     assert new_run_id(1_700_000_000).startswith("20231114-221320-")
     assert new_run_id(1_700_000_000) < new_run_id(1_700_000_001)
-    assert record_path(new_run_id(), tmp_path).parent == tmp_path
+    assert record_path(new_run_id()).parent == runs_dir()
     for bad in ("", "../x", "a/b", ".hidden", "a\n", "x" * 101):
         with pytest.raises(SettingsError):
-            record_path(bad, tmp_path)
+            record_path(bad)

@@ -14,7 +14,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.runs import RecordError, find_run, list_runs, summarise
+from ossconsole.telemetry.runs import RecordError, find_run, list_runs, runs_dir, summarise
 from tests.telemetry.samples_of_events import (
     START,
     checkpoint_event,
@@ -25,6 +25,14 @@ from tests.telemetry.samples_of_events import (
     summary_event,
     write_record,
 )
+
+
+@pytest.fixture
+def runs() -> Path:
+    """The folder of the run records."""
+    runs_dir().mkdir()
+    return runs_dir()
+
 
 HERE = {"pid": os.getpid(), "host": socket.gethostname()}
 
@@ -87,47 +95,47 @@ def test_a_killed_run_is_interrupted(tmp_path: Path) -> None:
     assert summarise(path).interrupted
 
 
-def test_runs_are_listed_newest_first_without_foreign_files(tmp_path: Path) -> None:
+def test_runs_are_listed_newest_first_without_foreign_files(runs: Path) -> None:
     for number in range(3):
-        write_record(tmp_path / f"r{number}.jsonl", [run_event(f"r{number}", time=START + number)])
-    (tmp_path / "empty.jsonl").touch()
-    (tmp_path / "garbage.jsonl").write_bytes(b"\xff" * 5000)
-    (tmp_path / "notes.txt").write_text("no record")
-    assert [summary.run for summary in list_runs(tmp_path)] == ["r2", "r1", "r0"]
+        write_record(runs / f"r{number}.jsonl", [run_event(f"r{number}", time=START + number)])
+    (runs / "empty.jsonl").touch()
+    (runs / "garbage.jsonl").write_bytes(b"\xff" * 5000)
+    (runs / "notes.txt").write_text("no record")
+    assert [summary.run for summary in list_runs()] == ["r2", "r1", "r0"]
 
 
-def test_a_fifo_among_the_records_holds_nothing_up(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "one.jsonl")
-    assert list_runs(tmp_path) == []
+def test_a_fifo_among_the_records_holds_nothing_up(runs: Path) -> None:
+    os.mkfifo(runs / "one.jsonl")
+    assert list_runs() == []
     with pytest.raises(RecordError, match="it is a fifo"):
-        summarise(tmp_path / "one.jsonl")
+        summarise(runs / "one.jsonl")
 
 
-def test_a_folder_without_runs_need_not_be_there(tmp_path: Path) -> None:
-    assert list_runs(tmp_path / "missing") == []
-    assert not (tmp_path / "missing").exists()
-    (tmp_path / "file").touch()
+def test_a_folder_without_runs_need_not_be_there() -> None:
+    assert list_runs() == []
+    assert not runs_dir().exists()
+    runs_dir().touch()
     with pytest.raises(RecordError, match="cannot be read: Not a directory"):
-        list_runs(tmp_path / "file")
+        list_runs()
 
 
-def test_the_run_meant_is_the_one_that_lives(tmp_path: Path) -> None:
+def test_the_run_meant_is_the_one_that_lives(runs: Path) -> None:
     old = time.time()
-    write_record(tmp_path / "alive.jsonl", [run_event("alive", time=old, profile="a", bucket="x", **HERE)])
-    write_record(tmp_path / "dead.jsonl", [run_event("dead", time=old + 10, profile="b")])
-    assert find_run(directory=tmp_path).run == "alive"
-    assert find_run("dead", tmp_path).run == "dead"
-    assert find_run(directory=tmp_path, profile="b").run == "dead"
-    assert find_run(directory=tmp_path, bucket="x").run == "alive"
-    write_record(tmp_path / "alive.jsonl", [summary_event()])
-    assert find_run(directory=tmp_path).run == "dead"
+    write_record(runs / "alive.jsonl", [run_event("alive", time=old, profile="a", bucket="x", **HERE)])
+    write_record(runs / "dead.jsonl", [run_event("dead", time=old + 10, profile="b")])
+    assert find_run().run == "alive"
+    assert find_run("dead").run == "dead"
+    assert find_run(profile="b").run == "dead"
+    assert find_run(bucket="x").run == "alive"
+    write_record(runs / "alive.jsonl", [summary_event()])
+    assert find_run().run == "dead"
 
 
-def test_a_missing_run_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+def test_a_missing_run_is_an_error_with_a_remedy() -> None:
     with pytest.raises(RecordError, match="no such run") as caught:
-        find_run(directory=tmp_path)
+        find_run()
     assert "ossconsole train" in caught.value.remedy
     with pytest.raises(RecordError, match="not a readable run record"):
-        find_run("missing", tmp_path)
+        find_run("missing")
     with pytest.raises(SettingsError):
-        find_run("../../etc/passwd", tmp_path)
+        find_run("../../etc/passwd")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -124,6 +126,22 @@ def test_windows_leave_no_sample_out_and_have_those_of_their_batches(train: int,
         assert len(seen) <= max(2 * batch, WINDOW_BYTES >> 20)
         numbers = [each.number for each in found]
         assert numbers == list(range(numbers[0], numbers[-1] + 1, LANES))
+
+
+@given(train=SIZES, val=st.integers(0, 50), batch=st.integers(1, 20), world=st.integers(1, 3))
+def test_the_last_batches_of_a_window_name_the_next_one_of_their_lane(
+    train: int, val: int, batch: int, world: int
+) -> None:
+    for rank in range(world):
+        lanes: dict[tuple[int, Split, int], list[BatchRequest]] = {}
+        for request in stored(train, val, batch=batch, rank=rank, world=world).requests():
+            lanes.setdefault((request.epoch, request.split, request.lane), []).append(request)
+        for found in lanes.values():
+            windows = [window for window, _ in itertools.groupby(each.window for each in found)]
+            after = dict(itertools.pairwise([*windows, None]))
+            for at, each in enumerate(found):
+                ends = [other.window for other in found[at + 1 : at + 3]] != [each.window] * 2
+                assert each.next_window == (after[each.window] if ends else None)
 
 
 @given(train=SIZES, val=st.integers(0, 50), batch=st.integers(1, 10), world=st.integers(1, 4))

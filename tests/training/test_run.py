@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -104,8 +105,11 @@ def test_a_resumed_run_continues_exactly(bucket: Bucket, start_run: StartRun) ->
     second = finished(stopped[0])
     summary = second[-1]
     assert isinstance(summary, events.Summary)
-    assert (summary.steps, figures(second)) == (6, [])
+    assert (summary.steps, summary.epochs, figures(second)) == (6, 0, [])
     third = finished(start_run(**settings, resume="latest"))
+    last = third[-1]
+    assert isinstance(last, events.Summary)
+    assert (last.steps, last.epochs) == (12, 2)
     from_uri = f"from oss://{bucket.profile.bucket}/{bucket.profile.checkpoint_prefix}/resnet18.pt."
     assert next(event.message for event in third if isinstance(event, events.InfoEvent)).endswith(from_uri)
     resumed = steps(second) + steps(third)
@@ -326,6 +330,7 @@ def test_pause_resume_checkpoint_and_stop_are_obeyed(start_run: StartRun) -> Non
     summary = found[-1]
     assert isinstance(summary, events.Summary)
     assert summary.state is RunState.STOPPED
+    assert summary.epochs == len(only(found, events.Epoch)), "only completed ones count"
     assert summary.checkpoint
     assert run.state is RunState.STOPPED
 
@@ -532,46 +537,44 @@ def test_a_listing_is_reported_and_a_stop_ends_it(
     assert objects_below(bucket)[stable] == GOOD
 
 
+@contextlib.contextmanager
+def throttled(
+    bucket: Bucket, operation: str, *, skip: int = 0
+) -> Iterator[tuple[Callable[[events.Event], None], threading.Event]]:
+    """OSS throttles the operation after `skip` requests: a listener of the run, and what it sets when the run waits."""
+    waiting = threading.Event()
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.InfoEvent) and "OSS is throttling" in event.message:
+            waiting.set()
+
+    action = Error(code="QpsLimitExceeded", status=429, qos_delay_ms=170_000)
+    control = SandboxControl(bucket.sandbox.info)
+    control.set_faults(FaultPlan(rules=[Rule(action=action, operation=operation, skip=skip)]))
+    try:
+        yield listen, waiting
+    finally:
+        control.clear_faults()
+
+
 def test_a_throttled_listing_is_reported_once(bucket: Bucket, start_run: StartRun) -> None:
     """Its 16 threads wait at the same time."""
     profile = msgspec.structs.replace(bucket.profile, dataset_prefix=f"{bucket.profile.dataset_prefix}/throttled")
     for name in range(20):
         bucket.store().put(object_key(profile.dataset_prefix, f"train/{name}/1.jpg"), b"an image")
-    waiting = threading.Event()
-
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.InfoEvent) and "OSS is throttling" in event.message:
-            waiting.set()
-
-    throttled = Error(code="QpsLimitExceeded", status=429, qos_delay_ms=170_000)
-    control = SandboxControl(bucket.sandbox.info)
-    control.set_faults(FaultPlan(rules=[Rule(action=throttled, operation="ListObjects", skip=3)]))
-    try:
+    with throttled(bucket, "ListObjects", skip=3) as (listen, waiting):
         run = start_run(profile, on_event=listen)
         assert waiting.wait(DEADLINE_S)
         run.stop()
         found = finished(run)
-    finally:
-        control.clear_faults()
     messages = [event.message for event in found if isinstance(event, events.InfoEvent)]
     assert sum("OSS is throttling" in message for message in messages) == 1
 
 
 def test_a_throttled_manifest_is_waited_for_and_a_stop_ends_the_wait(bucket: Bucket, start_run: StartRun) -> None:
-    waiting = threading.Event()
-
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.InfoEvent) and "OSS is throttling" in event.message:
-            waiting.set()
-
-    throttled = Error(code="QpsLimitExceeded", status=429, qos_delay_ms=170_000)
-    control = SandboxControl(bucket.sandbox.info)
-    control.set_faults(FaultPlan(rules=[Rule(action=throttled, operation="HeadObject")]))
-    try:
+    with throttled(bucket, "HeadObject") as (listen, waiting):
         run = start_run(on_event=listen)
         assert waiting.wait(DEADLINE_S)
         run.stop()
         assert run.wait(DEADLINE_S)
-    finally:
-        control.clear_faults()
     assert isinstance(next(iter(read_events(run.record_path))), events.Run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -34,10 +35,11 @@ from ossconsole.training.bench.results import BenchEvent, CacheState, Mode, Read
 from ossconsole.training.bench.workloads import parse_workload
 from ossconsole.training.data import Tar, Tars, TrainingData, training_data
 from ossconsole.training.loading.loader import Batch, BatchLoader, LoaderError
+from ossconsole.training.loading.range_fetcher import FetchedRange, RangeRequest, TarRanges
 from ossconsole.training.loading.reader import MISSING
 from ossconsole.training.loading.shard_windows import SPAN_BYTES, ShardWindows
 from ossconsole.training.loading.shared_memory import SampleTable
-from ossconsole.training.plan import LANES, Plan, Split, Window
+from ossconsole.training.plan import LANES, WINDOW_BYTES, Plan, Split, Window
 from ossconsole.training.settings import TrainSettings
 from tests.training.conftest import Bucket, StartRun, finished
 
@@ -220,25 +222,28 @@ def test_a_switch_is_effective_for_the_windows_that_are_held(uploaded: Uploaded,
     assert fetched >= sum(batch.bytes for batch in after)
 
 
-def test_a_replaced_reader_continues_with_its_windows(loaders: NewLoader) -> None:
+@pytest.mark.parametrize("name", ["reader-1", "range-fetcher-1"])
+def test_a_replaced_reader_continues_with_its_windows(loaders: NewLoader, name: str) -> None:
     loader = loaders(workers=2)
     rows: list[int] = []
-    failures = 0
+    failures: list[str] = []
     while True:
         try:
             batch = loader.next()
-        except LoaderError:
-            failures += 1
+        except LoaderError as error:
+            failures.append(str(error))
             continue
         if batch is None:
             break
         if not rows:
-            child = next(each for each in multiprocessing.active_children() if each.name == "reader-1")
+            child = next(each for each in multiprocessing.active_children() if each.name == name)
             assert child.pid is not None
             os.kill(child.pid, signal.SIGKILL)
         rows += batch.rows.tolist() if batch.request.split is Split.TRAIN else []
-    assert failures == 1
+    assert failures == ["Reader process 1 ended unexpectedly (SIGKILL)."]
     assert sorted(rows) == list(range(TRAIN_SAMPLES))
+    loader.close()
+    assert not [each for each in multiprocessing.active_children() if each.name.startswith(("reader", "range"))]
 
 
 def test_samples_of_a_missing_tar_are_left_out_by_name(uploaded: Uploaded, loaders: NewLoader) -> None:
@@ -276,8 +281,10 @@ def test_bytes_changed_on_the_way_are_read_again(uploaded: Uploaded, loaders: Ne
 
 def test_a_benchmark_reads_neighbours(uploaded: Uploaded) -> None:
     requests = BenchRequests(BenchDataset(uploaded.data), EndpointKind.STANDARD, BATCH)
-    for number, request in zip(range(2 * TRAIN_SAMPLES // BATCH), requests.requests(), strict=False):
+    found = list(itertools.islice(requests.requests(), 2 * TRAIN_SAMPLES // BATCH + LANES))
+    for number, request in enumerate(found[:-LANES]):
         assert request.window == Window(number, int(request.indices[0]), BATCH)
+        assert request.next_window == found[number + LANES].window
         assert request.lane == number % LANES
         assert set(np.diff(request.indices)) == {1}
 
@@ -346,6 +353,36 @@ class RecordedTar:
         return len(buffer)
 
 
+class DirectFetcher:
+    """Fetches in the test's process, at the request; counts the bytes of memory in use and the most of them."""
+
+    def __init__(self, connector: object) -> None:
+        self._ranges = TarRanges("bucket", lambda _kind: connector)
+        self._memories: dict[int, memoryview] = {}
+        self._found: dict[RangeRequest, FetchedRange] = {}
+        self._allocated = 0
+        self.most = 0
+
+    @property
+    def held(self) -> int:
+        return sum(map(len, self._memories.values()))
+
+    def allocate(self, size: int) -> tuple[int, memoryview]:
+        self._allocated += 1
+        self._memories[self._allocated] = memoryview(bytearray(size))
+        self.most = max(self.most, self.held)
+        return self._allocated, self._memories[self._allocated]
+
+    def free(self, memory: int) -> None:
+        del self._memories[memory]
+
+    def start(self, request: RangeRequest) -> None:
+        self._found[request] = self._ranges.fetch(request, self._memories[request.memory])
+
+    def wait(self, request: RangeRequest) -> FetchedRange:
+        return self._found.pop(request)
+
+
 @pytest.mark.parametrize("workers", [1, 8])
 def test_reads_have_4_to_8_mib_and_windows_are_freed(workers: int) -> None:
     # 12,000 images of 25 to 35 KB in 10 tars of 36 MB.
@@ -364,18 +401,34 @@ def test_reads_have_4_to_8_mib_and_windows_are_freed(workers: int) -> None:
     data = TrainingData(manifest, "dataset", {"train": tars})
     table = SampleTable(data)
     connector = Recorder()
-    readers = [ShardWindows(table, "bucket", lambda _kind: connector) for _ in range(workers)]
+    fetchers = [DirectFetcher(connector) for _ in range(workers)]
+    readers = [ShardWindows(table, fetcher) for fetcher in fetchers]
+    announced, late = set(), 0
     for request in plan_of(data, TrainSettings(batch_size=64, epochs=1)).requests():
         assert request.window is not None
+        reads = len(connector.reads)
         reader = readers[request.lane % workers]
-        read = reader.read(request.split, request.lane, request.window, EndpointKind.STANDARD, request.indices)
+        read = reader.read(
+            request.split,
+            request.lane,
+            request.window,
+            EndpointKind.STANDARD,
+            request.indices,
+            next_window=request.next_window,
+        )
         for row, found in zip(request.indices, read, strict=True):
             assert found is not None
             assert len(found) == sizes[row]
+        # A window that was announced is there, or requested, before its first batch.
+        late += request.window in announced and request.next_window is None and len(connector.reads) > reads
+        announced.add(request.next_window)
     table.close()
+    assert len(announced) > 10
+    assert late == 0
     assert sum(size for _, _, size in connector.reads) < 1.01 * tar_bytes.sum()
     assert len(connector.reads) < count / 100
     small = [read for read in connector.reads if read[2] < SPAN_BYTES / 2]
     assert max(size for _, _, size in connector.reads) < SPAN_BYTES + 40_000
     assert len(small) <= 2 * len(tar_bytes) + 3 * LANES  # at the ends of tars, and in the short windows of the lanes
-    assert not [span for reader in readers for held in reader._held.values() for span in held.spans if span.data]
+    assert sum(fetcher.held for fetcher in fetchers) == 0
+    assert sum(fetcher.most for fetcher in fetchers) < (LANES + 2 * workers) * (WINDOW_BYTES + 40_000)

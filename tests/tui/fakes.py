@@ -239,7 +239,8 @@ class FakeServices:
     uploads: list[UploadSettings] = field(default_factory=list)
     warm_up: WarmUp | ConsoleError | None = None
     of_checkpoint: dict[str, Any] = field(default_factory=dict)
-    evaluation: EvaluationJob | ConsoleError | None = None
+    evaluation: EvaluationJob | None = None
+    next_evaluation: EvaluationJob | ConsoleError | None = None
     warm_ups: list[bool] = field(default_factory=list)
     begun: int = 0
     demos: int = 0
@@ -307,12 +308,14 @@ class FakeServices:
         assert self.warm_up is not None
         return self.warm_up
 
-    def plan_evaluation(self, record: Path) -> EvaluationJob:
+    def start_evaluation(self, record: Path) -> EvaluationJob:
         may_block()
-        if isinstance(self.evaluation, ConsoleError):
-            raise self.evaluation
-        assert self.evaluation is not None
-        assert self.evaluation.record == record
+        if isinstance(self.next_evaluation, ConsoleError):
+            raise self.next_evaluation
+        assert self.next_evaluation is not None
+        assert self.next_evaluation.record == record
+        self.evaluation = self.next_evaluation
+        self.evaluation.start()
         return self.evaluation
 
     def settings_to_resume(self, settings: TrainSettings) -> dict[str, Any]:

@@ -1013,6 +1013,30 @@ class TestTwoPanes:
             await browser.press("t")
             await browser.until(lambda: "here.txt" not in browser.text)
 
+    async def test_l_opens_a_folder_and_h_its_parent_on_both_sides(
+        self, bucket: ObjectStore, make_app: AppMaker, folder: Path
+    ) -> None:
+        (folder / "deep" / "inner.txt").write_text("1")
+        put(bucket, classes__ants__1=b"1")
+        async with make_app(services(bucket), "browse").run_test(size=(120, 30)) as pilot:
+            browser = await opened(pilot, bucket)
+            base = browser.screen.model.prefix
+            await browser.until(lambda: browser.screen.table.cursor_row is not None)
+            await browser.press("l")
+            await browser.until(lambda: browser.screen.model.prefix == f"{base}classes/")
+            await browser.press("h")
+            await browser.until(lambda: browser.screen.model.prefix == base)
+            await browser.press("t")
+            await browser.until(lambda: browser.screen.local.table.rows)
+            await browser.press("l")
+            await browser.until(lambda: "inner.txt" in browser.text)
+            assert browser.screen.model.prefix == base
+            await browser.press("h")
+            await browser.until(lambda: browser.screen.local.folder == folder and browser.screen.local.table.rows)
+            row = browser.screen.local.table.cursor_row
+            assert row is not None
+            assert row.name == "deep"
+
     async def test_the_selection_is_copied_to_the_other_side_and_replaces_only_after_a_question(
         self, bucket: ObjectStore, make_app: AppMaker, folder: Path
     ) -> None:

@@ -6,12 +6,37 @@ import queue
 import threading
 
 import numpy as np
+import pytest
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.contents import ManifestFindings
 from ossconsole.storage.listing import SortKey
 from ossconsole.storage.objects import ListPage, ObjectSummary
+from ossconsole.tui.browse.detail import Detail, detail_blocks
 from ossconsole.tui.browse.model import BrowseModel, CursorPosition
+from ossconsole.tui.browse.table import selection_words, status_lines
+from ossconsole.tui.kit.glyphs import BRAILLE
+from ossconsole.tui.kit.text import Line
 from tests.storage.fake_source import WAIT_S, GatedSource, page
+
+
+@pytest.mark.parametrize(
+    ("folders", "objects", "words"),
+    [(0, 3, "3 selected, 2.3 KB"), (1, 0, "1 folder selected"), (2, 1, "3 selected: 2 folders, 1 object of 2.3 KB")],
+)
+def test_folders_have_no_size(folders: int, objects: int, words: str) -> None:
+    """Their content is not counted, so that "0 B" would be wrong."""
+    assert selection_words(folders, objects, 2300 if objects else 0, "object") == words
+
+
+def test_an_example_of_a_difference_keeps_its_figures() -> None:
+    text = "5 bytes instead of 12,288: dataset/imagenet/ILSVRC/Data/train/bees/0.u8"
+    detail = Detail("manifest.json", is_folder=False, findings=ManifestFindings(examples=(text,)))
+    last = detail_blocks(detail, 48, BRAILLE)[-1]
+    assert isinstance(last, Line)
+    assert last.text.startswith(" 5 bytes instead of 12,288: data")
+    assert last.text.endswith("bees/0.u8")
+    assert last.width <= 48
 
 
 class Watched:
@@ -111,9 +136,12 @@ def test_a_failed_refresh_keeps_the_rows_and_can_be_resumed() -> None:
     watched.model.open("")
     watched.gets(page(["1"]))
     watched.model.refresh()
-    watched.gets(ConsoleError("denied"))
+    watched.gets(ConsoleError(" ".join(["denied"] * 20)))
     assert watched.names == ["1"]
     assert watched.model.error is not None
+    lines = status_lines(watched.model, BRAILLE, 80)
+    assert lines[0].text == " 1 loaded; press r to continue."
+    assert " ".join(line.text for line in lines[1:]).count("denied") == 20  # in full, though it takes two rows
     watched.model.resume()
     watched.gets(page(["1", "2"]))
     assert watched.names == ["1", "2"]

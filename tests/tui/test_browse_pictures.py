@@ -194,8 +194,7 @@ async def full(browser: Browser) -> None:
 async def deleting(browser: Browser) -> None:
     await browser.press("a", "x")
     await browser.until(lambda: isinstance(browser.pilot.app.screen, TypedConfirmScreen))
-    # A toast says that the count before it has ended. The App's tick leaves a screen below a dialog alone.
-    browser.screen.tick()
+    browser.screen.tick()  # it reports the end of the count, unless it has: no tick comes below a dialog
     await browser.until(lambda: browser.notices)
     browser.pilot.app.clear_notifications()
     # Textual clears those of the dialog only, and the tick may have come before it was opened.

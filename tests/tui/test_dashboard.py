@@ -217,6 +217,23 @@ async def test_zoom_crosshair_log_and_raw(make_app: AppMaker) -> None:
         assert "  all ─" in shown(app)
 
 
+@pytest.mark.parametrize(("earlier", "later"), [("left", "right"), ("h", "l")])
+async def test_the_crosshair_moves_with_arrows_and_with_letters(make_app: AppMaker, earlier: str, later: str) -> None:
+    script = full()
+    app = make_app(FakeServices(run=FakeRun(list(script.events))), now=script.time)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("x")
+        await settle(pilot)
+        newest = shown(app)
+        await pilot.press(*[earlier] * 3)
+        await settle(pilot)
+        assert shown(app) != newest
+        await pilot.press(*[later] * 3)
+        await settle(pilot)
+        assert shown(app) == newest
+
+
 async def test_the_learning_rate_is_checked_before_it_is_set(make_app: AppMaker) -> None:
     run = FakeRun(list(full().events))
     app = make_app(FakeServices(run=run))
@@ -412,6 +429,30 @@ def test_a_run_that_ended_before_the_first_evaluation_collects_no_more() -> None
     assert "collecting 1/6 pairs" in text(compare.comparison(DashboardContext(view, START, BRAILLE), 40, 8))
     view.apply(events.State(time=view.last_time or 0.0, state=RunState.STOPPED))
     assert "too short: 1 of 6 pairs" in text(compare.comparison(DashboardContext(view, START, BRAILLE), 40, 8))
+
+
+def test_pairs_are_counted_once() -> None:
+    """The row of auto A/B has them; the row that this saves shows a measurement."""
+    context = DashboardContext(reduced(full()), START, BRAILLE, comparison_status="auto A/B: 1/6 pairs, until ± 5 %")
+    shown = text(compare.comparison(context, 40, 8))
+    assert shown.count("1/6 pairs") == 1
+    assert "batches" in shown
+
+
+@pytest.mark.parametrize("width", [60, 64, 80, 120])
+def test_the_card_of_a_finished_run_cuts_no_word(width: int) -> None:
+    view = decided()
+    view.apply(events.State(time=view.last_time or 0.0, state=RunState.FINISHED))
+    lines = headline.verdict(DashboardContext(view, START, BRAILLE, has_controls=True), width, 7)
+    rows = {line.text[2:14].strip(): line.text[16:].strip() for line in lines}
+    assert all(line.width <= width for line in lines)
+    assert rows["speed-up"].endswith(("per epoch", "/epoch", ")"))
+    assert set(rows["next"].split(" · ")) <= {"T resume", "p predictions", "n new run", "r all runs"}
+
+
+def test_an_empty_chart_has_no_values_on_its_axis() -> None:
+    drawn = text(chart(DashboardContext(RunView(), START, BRAILLE), SPEED, TimeAxis().window(RunView(), START), 60, 12))
+    assert not re.search(rf"\d *{BRAILLE.tick}", drawn), drawn
 
 
 def test_the_detail_lines_name_the_conditions() -> None:

@@ -6,11 +6,15 @@ import io
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import numpy as np
 import pytest
 from PIL import Image
+from rich.color import Color
+from textual.widget import Widget
 
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError
@@ -20,12 +24,25 @@ from ossconsole.telemetry.predictions import ClassAccuracy, Confusion, Evaluatio
 from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.training.run_evaluation import EvaluationJob
 from ossconsole.tui.kit.glyphs import ASCII
+from ossconsole.tui.kit.scroll import ImageRow
+from ossconsole.tui.train.screen import NewRunScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import SIMULATED, FakeRun, FakeServices, Script
 from tests.tui.screens import settle, shown
 from tests.tui.snapshots import pictured
 from tests.tui.test_train_pictures import SIZES, decided, pressed, size_id
 from tests.tui.test_warm_up import until_text
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (4, 16), (16, 4)])
+def test_nothing_is_drawn_around_the_images_of_a_sheet(shape: tuple[int, int]) -> None:
+    """A black ground would be a hole in a light theme."""
+    white = np.full((*shape, 3), 255, np.uint8)
+    widget = SimpleNamespace(app=SimpleNamespace(console=SimpleNamespace(color_system="truecolor")))
+    rows = ImageRow([white, white], 9).strips(cast("Widget", widget), plain=False)
+    assert {row.cell_length for row in rows} == {1 + 2 * (9 + 2)}
+    colours = {colour for row in rows for _, style, _ in row if style for colour in (style.color, style.bgcolor)}
+    assert colours <= {Color.from_rgb(255, 255, 255), None}
 
 
 def thumbnail(number: int) -> bytes:
@@ -86,7 +103,7 @@ def record() -> Path:
 def ended(record: Path, evaluation: EvaluationJob | ConsoleError | None = None) -> FakeServices:
     script = decided().end_epoch().state(RunState.FINISHED).summary()
     run = FakeRun(list(script.events), state=RunState.FINISHED, alive=False, record_path=record)
-    return FakeServices(run=run, evaluation=evaluation)
+    return FakeServices(run=run, next_evaluation=evaluation)
 
 
 async def test_p_evaluates_in_the_background_and_shows_the_result(make_app: AppMaker, record: Path) -> None:
@@ -122,6 +139,24 @@ async def test_an_evaluation_can_be_cancelled(make_app: AppMaker, record: Path) 
         assert job.wait(10)
         await until_text(pilot, app, "e evaluate again")
         assert job.state is JobState.CANCELLED
+
+
+async def test_no_run_is_configured_during_an_evaluation(make_app: AppMaker, record: Path) -> None:
+    job = HeldEvaluation(record)
+    app = make_app(ended(record, job))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("p")
+        await until_text(pilot, app, "x cancel")
+        await pilot.press("escape", "n")
+        await settle(pilot)
+        assert ["is being evaluated" in notice.message for notice in app._notifications] == [True]
+        assert not isinstance(app.screen, NewRunScreen)
+        job.cancel()
+        assert job.wait(10)
+        await pilot.press("n")
+        await settle(pilot)
+        assert isinstance(app.screen, NewRunScreen)
 
 
 async def test_a_refusal_is_shown(make_app: AppMaker, record: Path) -> None:

@@ -10,13 +10,15 @@ import msgspec
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry.compare import Comparison, Decision
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.runs import RunRecord, record_path
+from ossconsole.telemetry.runs import RunRecord, list_runs, record_path
 from ossconsole.telemetry.series import Point
 from ossconsole.tui.kit.glyphs import ASCII, BLOCK, BRAILLE, Glyphs
 from ossconsole.tui.train.charts import SPEED
 from ossconsole.tui.train.replay import ReplayScreen
 from ossconsole.tui.train.run_compare import STYLES, Axes, ComparedRun, RunCompareScreen, differences, overlay, smoothed
+from ossconsole.tui.train.run_rows import run_header, run_row
 from ossconsole.tui.train.runs import RunsScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import START, FakeServices, Script
@@ -41,6 +43,34 @@ def write(number: int, *, batch: int, wait: float, end: RunState | None = RunSta
 @pytest.fixture
 def two_runs() -> tuple[str, str]:
     return write(1, batch=32, wait=0.4), write(2, batch=64, wait=0.2, end=RunState.FAILED)
+
+
+async def test_an_idle_screen_lists_the_newest_runs(make_app: AppMaker, two_runs: tuple[str, str]) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        text = shown(app)
+    assert "No active run." in text
+    assert "No run yet." not in text
+    rows = [line.split() for line in text.splitlines() if "2025-06-15" in line]
+    assert [row[2] for row in rows] == ["finished", "failed"]
+    assert list_runs(newest=1)[0].run == max(two_runs)
+
+
+def test_a_run_shows_its_speed_up_once_it_is_decided(two_runs: tuple[str, str]) -> None:
+    run = list_runs()[0]
+    report = Comparison(pairs=6).report()
+    for decision, ratio, words in (
+        (Decision.NONE, None, "–"),
+        (Decision.SAME, None, "same"),
+        (Decision.ACCELERATED, 2.38, "2.38x"),
+    ):
+        found = msgspec.structs.replace(report, decision=decision, ratio=ratio)
+        row = run_row(msgspec.structs.replace(run, comparison=found), 80).text
+        titles = run_header(80).text
+        end = titles.index("speed-up") + len("speed-up")
+        assert row[:end].split()[-1] == words
+        assert len(row) == len(titles) <= 80
 
 
 async def test_runs_are_listed_newest_first(make_app: AppMaker, two_runs: tuple[str, str]) -> None:

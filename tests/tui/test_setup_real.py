@@ -9,8 +9,7 @@ import msgspec
 
 from ossconsole.config.credential_sources import write_connector_file
 from ossconsole.config.profiles import Settings, load_settings, save_settings
-from ossconsole.sandbox.server import read_log
-from tests.sandboxed import sandboxed
+from tests.sandboxed import read_log, sandboxed
 from tests.terminal.screen import Terminal
 
 DOWN, ENTER = b"\x1b[B", b"\r"

@@ -79,6 +79,34 @@ def test_names_cannot_move_the_cursor_or_hide(name: str, expected: str) -> None:
     assert text.safe(name) == expected
 
 
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (40, "worth at most 2.7x (estimated), wait…"),
+        (30, "worth at most 2.7x…"),
+        (17, "worth at most…"),
+        (6, "worth…"),
+    ],
+)
+def test_sentences_are_cut_between_words(width: int, expected: str) -> None:
+    """Half of a number is another number, and a number without its unit is none."""
+    assert text.shorten("worth at most 2.7x (estimated), wait 40 %", width) == expected
+
+
+def test_a_long_key_is_cut_inside() -> None:
+    assert text.shorten("checkpoint checkpoints/resnet18-20250615-150640.pt", 30) == "checkpoint checkpoints/resnet…"
+
+
+def test_in_a_sentence_the_key_gives_way_first() -> None:
+    sentence = "checkpoint checkpoints/resnet18-20250615-150640-a1b2-e05-s000110.pt: 3.0 MB in 1.2 s"
+    short = text.shorten_around_key(sentence, 66)
+    assert len(short) == 66
+    assert short.startswith("checkpoint checkpoints/res")
+    assert short.endswith("e05-s000110.pt: 3.0 MB in 1.2 s")
+    assert text.shorten_around_key(sentence, 46).endswith("…")
+    assert text.shorten_around_key("short", 46) == "short"
+
+
 def test_shortening_in_the_middle_keeps_both_ends() -> None:
     assert text.shorten("abcdefghij", 6) == "abcde…"
     assert text.shorten_middle("abcdefghijkl", 9) == "abcd…ijkl"

@@ -126,13 +126,18 @@ async def test_space_pauses_and_resumes(make_app: AppMaker) -> None:
     app = make_app(FakeServices(run=run))
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
+        assert "space Pause" in shown(app)
         await pilot.press("space")
+        await settle(pilot)
+        assert "space Continue" in shown(app)
         run.state = RunState.PAUSED
         run.waiting = [events.State(time=START + 60, state=RunState.PAUSED)]
         await settle(pilot)
         assert "‖ paused" in shown(app)
+        assert "space Continue" in shown(app)
         await pilot.press("space")
         await settle(pilot)
+        assert "space Pause" in shown(app)
     assert run.asked == [("pause",), ("resume",)]
 
 
@@ -272,6 +277,25 @@ async def test_a_run_starts_when_its_settings_cannot_be_kept(
         await settle(pilot)
         assert len(services.started) == 1
         assert sum("Not remembered" in notice.message for notice in app._notifications) == 1
+
+
+@pytest.mark.parametrize("entered", ["", "0"])
+async def test_words_stand_for_the_zeros_of_the_form(make_app: AppMaker, entered: str) -> None:
+    """A step limit of 0 reads like no steps at all."""
+    services = FakeServices()
+    app = make_app(services)
+    names = ("max_steps", "switch_every", "checkpoint_every", "image_size")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        fields = [app.screen.query_one(f"#field-{name}", Input) for name in names]
+        assert [field.value for field in fields] == ["no limit", "off", "each epoch", "as stored"]
+        for field in fields:
+            field.value = entered or field.value
+        await pilot.press("enter")
+        await settle(pilot)
+    assert [getattr(services.started[0], name) for name in names] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -482,6 +506,20 @@ async def test_a_run_says_how_much_of_its_models_ceiling_it_reaches(make_app: Ap
     async with app.run_test(size=size) as pilot:
         await settle(pilot)
         assert f"model         50{words}" in shown(app)
+
+
+@pytest.mark.parametrize(("whole", "words"), [(0, "0 epochs, 30 "), (2, "2 epochs, 30 ")])
+async def test_the_card_and_the_event_count_the_same_epochs(make_app: AppMaker, whole: int, words: str) -> None:
+    script = Script().state(RunState.RUNNING, 3)
+    for _ in range(whole):
+        script.end_epoch()
+    script.steps(30).state(RunState.STOPPED).summary(RunState.STOPPED)
+    app = make_app(FakeServices(run=FakeRun(list(script.events), state=RunState.STOPPED, alive=False)), now=script.time)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        lines = shown(app).splitlines()
+    assert any("Stopped" in line and words in line for line in lines), "the card"
+    assert any("stopped:" in line and words in line for line in lines), "the event"
 
 
 async def test_with_a_price_the_card_says_what_the_faster_endpoint_saves(make_app: AppMaker) -> None:

@@ -24,7 +24,7 @@ from tests.tui.snapshots import pictured
 
 pytestmark = pictured
 SIZES = ((80, 24), (120, 40), (200, 60))
-NO_GPU = "No NVIDIA driver on this machine (libnvidia-ml.so.1 not found); the run uses the CPU."
+NO_GPU = "The run uses the CPU: no NVIDIA driver (libnvidia-ml.so.1 not found)."
 ACCELERATED = EndpointKind.ACCELERATED
 Compare = Callable[..., bool]
 

@@ -299,7 +299,10 @@ async def test_knobs(make_app: AppMaker) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         await pilot.press("p", "plus", "minus")
+        assert "p Pause" in shown(app)
         upload.shown = upload_progress(paused=True, parallelism=2)
+        await settle(pilot)
+        assert "p Continue" in shown(app)
         await pilot.press("p", "plus", "minus", "b")
         assert isinstance(app.screen, PromptScreen)
         await pilot.press("x", "enter")
@@ -359,10 +362,25 @@ async def test_the_end_lists_failures_and_retries_them_as_one_action(make_app: A
 
 
 async def test_the_error_that_stopped_it_shows(make_app: AppMaker) -> None:
-    app = make_app(ended(Phase.FAILED, error="No answer from the standard endpoint. Check it."), "upload")
+    error = "No answer from the standard endpoint http://0.0.1:9000. Check its address, its port and the network."
+    app = make_app(ended(Phase.FAILED, error=error), "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
-        assert "No answer from the standard endpoint" in shown(app)
+        assert error in " ".join(shown(app).split())
+
+
+async def test_at_the_smallest_size_all_fields_and_figures_show(make_app: AppMaker) -> None:
+    """The image leaves its columns to the figures."""
+    async with make_app(running(), "upload").run_test(size=(60, 18)) as pilot:
+        await settle(pilot)
+        for words in ("time left", "limited by", "1 ignored   2 failed", "3 of 16 in parallel, no limit"):
+            assert words in shown(pilot.app)
+    async with make_app(FakeServices(), "upload").run_test(size=(60, 18)) as pilot:
+        await settle(pilot)
+        line = next(line for line in shown(pilot.app).splitlines() if "Format" in line)
+        assert [word for word in line.split() if word != "▼"] == [
+            *("Format", "image-jpeg", "Size", "default", "Stored", "objects")
+        ]
 
 
 async def test_after_the_end_another_upload_can_be_prepared(make_app: AppMaker) -> None:

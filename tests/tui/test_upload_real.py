@@ -10,12 +10,11 @@ from textual.widgets import Input, Select
 
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.manifest import read_manifest
-from ossconsole.dataset.shards.index import read_shard_list
 from ossconsole.dataset.upload.job import UploadJob, UploadSettings
 from ossconsole.dataset.upload.plan import UploadPlan, create_upload, plan_upload
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from tests.dataset.conftest import jpeg, make_pictures
-from tests.dataset.uploads import WAIT_S
+from tests.dataset.uploads import WAIT_S, read_shard_list
 from tests.sandboxed import Sandboxed
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeServices

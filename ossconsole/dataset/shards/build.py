@@ -27,8 +27,7 @@ from ossconsole.dataset.shards.index import (
     padding,
     read_packed_list,
 )
-from ossconsole.dataset.source.files import FileLocation
-from ossconsole.dataset.source.planned import PlannedSample
+from ossconsole.dataset.source.files import FileLocation, PlannedSample
 from ossconsole.dataset.upload.job import UploadJob
 from ossconsole.dataset.upload.journal import PlanAction
 from ossconsole.dataset.upload.prepare import PreprocessConfig

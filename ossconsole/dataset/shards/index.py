@@ -90,8 +90,11 @@ class PackedShard(_ShardFields, frozen=True, kw_only=True):
         return found
 
 
-class _ListFields(msgspec.Struct, frozen=True, kw_only=True):
-    """`size` as in a manifest; `recipe` is the digest of the PreprocessConfig, `preparation` its description."""
+class PackedShardList(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of `shards.json`, for code that does not need single samples. `classes[label]` is a class's name.
+
+    `size` as in a manifest; `recipe` is the digest of the PreprocessConfig, `preparation` its description.
+    """
 
     version: int = SHARDS_VERSION
     format: SampleFormat
@@ -99,25 +102,7 @@ class _ListFields(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str
     preparation: dict[str, Any] = {}
     classes: tuple[str, ...]
-
-
-class ShardList(_ListFields, frozen=True, kw_only=True):
-    """The content of `shards.json`: `classes[label]` is a class's name."""
-
-    shards: tuple[Shard, ...]
-
-
-class PackedShardList(_ListFields, frozen=True, kw_only=True):
-    """As ShardList, for code that does not need single samples."""
-
     shards: tuple[PackedShard, ...]
-
-
-def read_shard_list(store: ObjectStore, prefix: str) -> ShardList:
-    """The list below `prefix`, checked. Raises ManifestMissingError, ManifestError or StorageError."""
-    found, shards = read_shards(store, prefix)
-    fields = {name: getattr(found, name) for name in _ListFields.__struct_fields__}
-    return ShardList(**fields, shards=tuple(shards))
 
 
 def read_shards(store: ObjectStore, prefix: str) -> tuple[PackedShardList, Iterator[Shard]]:

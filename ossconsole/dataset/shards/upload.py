@@ -31,8 +31,8 @@ from ossconsole.dataset.shards.build import (
     list_objects,
 )
 from ossconsole.dataset.shards.index import PackedShard, PackedShardList, ShardSample
+from ossconsole.dataset.source.files import SkippedFile
 from ossconsole.dataset.source.layout import Layout
-from ossconsole.dataset.source.planned import SkippedFile
 from ossconsole.dataset.upload.job import PrefixTakenError, UploadJob, UploadSettings, check_prefix
 from ossconsole.dataset.upload.journal import JournalError, JournalLock, PlanAction, journal_path
 from ossconsole.dataset.upload.pipeline import LAST_ANSWERS_S
@@ -292,6 +292,4 @@ class ShardUpload(UploadJob):
         others = [key for key in self._objects if key not in ours]
         self.removed = [key for key in others if is_shard_name(key)]
         self.unknown = len(others) - len(self.removed)
-        if self.settings.prune:
-            self.store.delete_many(object_key(self.prefix, key) for key in self.removed)
-            self.pruned = True
+        self.prune()

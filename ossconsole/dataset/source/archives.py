@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.dataset.labels import LABEL_FILE_NAMES, MAX_LABEL_FILE_BYTES, read_label_file
+from ossconsole.dataset.labels import LABEL_FILE_NAMES, MAX_LABEL_FILE_BYTES, find_label_file, read_label_file
 from ossconsole.dataset.manifest import UnusedCounter
 from ossconsole.dataset.source.arrangement import Look
 from ossconsole.dataset.source.files import (
@@ -278,8 +278,7 @@ class ArchivesSource:
 
     def read(self, name: str) -> bytes | None:
         """As ImageSource.read: from the folder, or beside it."""
-        data = read_label_file(self.path / name)
-        return read_label_file(self.path.absolute().parent / name) if data is None else data
+        return find_label_file(self.path, name)
 
 
 def archives_in(folder: FolderSource, names: str) -> ArchivesSource | None:

@@ -1,4 +1,4 @@
-"""Files of a source and where their bytes are; the source that is a folder.
+"""Files of a source and where their bytes are, the source that is a folder, and the samples planned from files.
 
 Sources are iterated file by file so that a million need no memory.
 """
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.labels import read_label_file
+from ossconsole.dataset.labels import find_label_file
 from ossconsole.dataset.source.arrangement import Look
 
 if TYPE_CHECKING:
     import zipfile
+from ossconsole.dataset.manifest import key_problem
 
 
 class PathLocation(msgspec.Struct, frozen=True, array_like=True, tag="file"):
@@ -209,8 +210,7 @@ class FolderSource:
 
     def read(self, name: str) -> bytes | None:
         """As ImageSource.read: from the top, or beside it."""
-        data = read_label_file(self.path / name)
-        return read_label_file(self.path.absolute().parent / name) if data is None else data
+        return find_label_file(self.path, name)
 
     def _walk(self, folder: Path, relative: str, depth: int) -> Iterator[Entry]:
         if depth == 1:
@@ -262,3 +262,50 @@ def not_a_file(path: str) -> str:
         (stat.S_ISSOCK, "a socket"),
     )
     return next((words for is_kind, words in kinds if is_kind(mode)), "a device")
+
+
+# Planned samples: what the files become, before anything is prepared
+
+_JPEG_SUFFIXES = (".jpeg", ".jpg")
+
+
+class PlannedSample(msgspec.Struct, frozen=True, gc=False):
+    """One image to become a sample.
+
+    `path` is inside the source. `key` is relative to the dataset prefix and without the format's suffix; `spare_key`
+    replaces it when another file has that key already (`a.jpg` beside `a.jpeg`).
+    """
+
+    path: str
+    split: str
+    class_name: str
+    key: str
+    spare_key: str
+    size: int
+    mtime_ns: int
+    location: FileLocation
+
+    def keys(self, suffix: str) -> tuple[str, ...]:
+        """The key and the spare key with the format's `suffix`; for "" the key that keeps the file's own suffix."""
+        return (self.key + suffix, self.spare_key + suffix) if suffix else (self.spare_key,)
+
+
+class SkippedFile(msgspec.Struct, frozen=True, gc=False):
+    """A file that does not become a sample, and why. `lost` when it should have become one."""
+
+    path: str
+    reason: str
+    lost: bool
+
+
+PlanItem: TypeAlias = PlannedSample | SkippedFile
+
+
+def planned_sample(file: SourceFile, key_path: str, split: str, class_name: str) -> PlanItem:
+    """The sample of a file, unless its name cannot be a key."""
+    if problem := key_problem(key_path):
+        return SkippedFile(file.path, problem, lost=True)
+    stem, dot, suffix = key_path.rpartition(".")
+    # The tutorial's rule is `.JPEG` to `.pt`; other images keep their suffix, so that `a.png` and `a.jpg` differ.
+    key = stem if dot + suffix.lower() in _JPEG_SUFFIXES else key_path
+    return PlannedSample(file.path, split, class_name, key, key_path, file.size, file.mtime_ns, file.location)

@@ -46,12 +46,15 @@ from ossconsole.dataset.source.files import (
     FolderEntry,
     FolderSource,
     ImageSource,
+    PlanItem,
+    PlannedSample,
+    SkippedFile,
     SourceFile,
     UnreadableEntry,
     is_hidden,
     is_image_name,
+    planned_sample,
 )
-from ossconsole.dataset.source.planned import PlanItem, PlannedSample, SkippedFile, planned_sample
 from ossconsole.dataset.source.table import TABLE_SUFFIXES, ImageTable
 
 _ADVICE = "Put images into train/<class>/ and val/<class>/."

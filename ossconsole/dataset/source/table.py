@@ -11,8 +11,7 @@ import msgspec
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import TRAIN
 from ossconsole.dataset.source.arrangement import SPLIT_NAMES, UNUSED_SPLITS
-from ossconsole.dataset.source.files import PathLocation, SourceFile
-from ossconsole.dataset.source.planned import PlanItem, SkippedFile, planned_sample
+from ossconsole.dataset.source.files import PathLocation, PlanItem, SkippedFile, SourceFile, planned_sample
 
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 """The delimiter by the ending of the file."""

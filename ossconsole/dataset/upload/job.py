@@ -28,8 +28,8 @@ from ossconsole.dataset.manifest import (
     object_key,
     read_manifest_head,
 )
+from ossconsole.dataset.source.files import SkippedFile
 from ossconsole.dataset.source.layout import Layout, SourceOptions
-from ossconsole.dataset.source.planned import SkippedFile
 from ossconsole.dataset.upload.prepare import DEFAULT_QUALITY, PreprocessConfig
 from ossconsole.dataset.upload.progress import (
     IGNORED,
@@ -236,6 +236,15 @@ class UploadJob(BackgroundJob):
             raise self.error
         return self.summary()
 
+    def prune(self) -> None:
+        """Deletes `removed` from the bucket if the settings say so. Raises StorageError.
+
+        It comes after the manifest, so that none ever lists a deleted object.
+        """
+        if self.settings.prune:
+            self.store.delete_many(object_key(self.prefix, key) for key in self.removed)
+            self.pruned = True
+
     def summary(self) -> UploadSummary:
         """The results so far."""
         counts, seconds = self.stats.counts, self.stats.seconds
@@ -287,7 +296,7 @@ class UploadJob(BackgroundJob):
         return layout
 
     def planned(self, layout: Layout) -> None:
-        """Every file has been planned: `layout` knows now what else of the source is not used."""
+        """Call it once every file is planned: the list of unused files in `layout` is complete then."""
         self._layout = layout
 
     def no_samples(self, layout: Layout) -> ConsoleError:

@@ -24,7 +24,7 @@ from ossconsole.config.files import READ_WRITE, is_damage, open_private, private
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Sample
-from ossconsole.dataset.source.planned import PlannedSample
+from ossconsole.dataset.source.files import PlannedSample
 from ossconsole.storage.jobs.job import Failure
 
 log = logging.getLogger(__name__)
@@ -353,7 +353,7 @@ class Journal:
         self._write("UPDATE samples SET sent = 0 WHERE recipe NOT IN ('', ?) AND seen < ?", *(self._recipe, self._run))
 
     def forget_all(self) -> None:
-        """The bucket has nothing below the prefix."""
+        """Forgets all samples: the bucket has nothing below the prefix."""
         self._write("UPDATE samples SET sent = 0")
 
     # Afterwards

@@ -11,7 +11,7 @@ import fastcrc
 import msgspec
 
 from ossconsole.dataset.manifest import object_key
-from ossconsole.dataset.source.planned import PlannedSample
+from ossconsole.dataset.source.files import PlannedSample
 from ossconsole.dataset.upload.job import UploadJob
 from ossconsole.dataset.upload.journal import Journal, SentSample
 from ossconsole.dataset.upload.progress import UNCHANGED, Counts, SamplePreview, sample_failed, sample_sent

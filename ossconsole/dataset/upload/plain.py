@@ -106,7 +106,7 @@ class PlainUpload(Job):
         if self._source.is_file():
             yield PlainFile(self._source, object_key(self._prefix, self._source.name), self._source.stat().st_size)
             return
-        for folder, folders, names in os.walk(self._source, onerror=self._unreadable):
+        for folder, folders, names in os.walk(self._source, onerror=self.fail_folder):
             links = [name for name in folders if Path(folder, name).is_symlink()]
             for name in (*links, *names):
                 path = Path(folder, name)
@@ -118,10 +118,6 @@ class PlainUpload(Job):
                 else:
                     self.tracker.add_total(1, 0)
                     self.fail(relative, ConsoleError(f"{safe_text(str(path))}: {not_a_file(str(path))}."))
-
-    def _unreadable(self, error: OSError) -> None:
-        self.tracker.add_total(1, 0)
-        self.fail(str(error.filename), ConsoleError(f"{safe_text(str(error.filename))}: {error.strerror}."))
 
     def _parts(self, file: PlainFile) -> Iterator[Callable[[], None]]:
         opened: list[ResumableUpload] = []
@@ -187,7 +183,9 @@ class PlainUpload(Job):
         self.tracker.complete(file.key, 0)  # its bytes were counted part by part
 
 
-def transfer_jobs(store: ObjectStore, plan: SyncPlan, *, replace: bool, delete: bool) -> list[Job]:
+def transfer_jobs(
+    store: ObjectStore, plan: SyncPlan, *, replace: bool, delete: bool, threads: int = DEFAULT_THREADS
+) -> list[Job]:
     """The jobs that do what the plan says, to run one after the other, each only after the success of the one before.
 
     New files are copied; changed ones only with `replace`. With `delete`, what the source does not have is deleted.
@@ -197,11 +195,11 @@ def transfer_jobs(store: ObjectStore, plan: SyncPlan, *, replace: bool, delete: 
     jobs: list[Job] = []
     if plan.direction is Direction.UPLOAD:
         if new or changed:
-            jobs.append(PlainUpload(store, plan.folder, plan.prefix, entries=[*new, *changed]))
+            jobs.append(PlainUpload(store, plan.folder, plan.prefix, entries=[*new, *changed], threads=threads))
         if extra:
             jobs.append(Delete(store, [entry.object for entry in extra if entry.object is not None]))
         return jobs
     for entries, existing in ((new, Existing.KEEP), (changed, Existing.REPLACE)):
         if objects := [entry.object for entry in entries if entry.object is not None]:
-            jobs.append(Download(store, objects, plan.prefix, plan.folder, existing=existing))
+            jobs.append(Download(store, objects, plan.prefix, plan.folder, existing=existing, threads=threads))
     return [*jobs, DeleteFiles(plan.folder, extra)] if extra else jobs

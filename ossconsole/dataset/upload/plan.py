@@ -24,8 +24,8 @@ from ossconsole.dataset.manifest import Unused, UnusedCounter
 from ossconsole.dataset.shards.build import ShardPlanner
 from ossconsole.dataset.shards.index import BLOCK
 from ossconsole.dataset.shards.upload import ShardUpload, known_shards
+from ossconsole.dataset.source.files import PlannedSample, SkippedFile
 from ossconsole.dataset.source.layout import Layout
-from ossconsole.dataset.source.planned import PlannedSample, SkippedFile
 from ossconsole.dataset.upload.job import UploadJob, UploadSettings, check_prefix
 from ossconsole.dataset.upload.journal import Journal, PlanAction, journal_path
 from ossconsole.dataset.upload.samples import SampleUpload
@@ -186,7 +186,7 @@ class _Planner:
         self._keep(self._new, item, self._counts["to_send"])
 
     def _keep(self, kept: list[PlannedSample], item: PlannedSample, count: int) -> None:
-        """Keeps a random few of the `count` images so far, so that they stand for all of them."""
+        """Keeps a random sample of the `count` images so far."""
         if len(kept) < _TIMED_IMAGES:
             kept.append(item)
         elif (place := self._chance.randrange(count)) < _TIMED_IMAGES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from ossconsole.sandbox.api import buckets, multipart, objects, restores, rules, writes
+from ossconsole.sandbox.api import buckets, multipart, objects, rules, writes
 from ossconsole.sandbox.api.call import Call, Reply
 from ossconsole.sandbox.keys import Permission
 from ossconsole.sandbox.replies import OssError, invalid_argument
@@ -65,7 +65,7 @@ _OBJECT: _Table = {
     ("GET", "tagging"): Operation("GetObjectTagging", Permission.READ, objects.get_tagging),
     ("PUT", "tagging"): Operation("PutObjectTagging", Permission.WRITE, objects.put_tagging),
     ("DELETE", "tagging"): Operation("DeleteObjectTagging", Permission.WRITE, objects.delete_tagging),
-    ("POST", "restore"): Operation("RestoreObject", Permission.WRITE, restores.restore),
+    ("POST", "restore"): Operation("RestoreObject", Permission.WRITE, objects.restore),
     ("PUT", "symlink"): Operation("PutSymlink", Permission.WRITE, writes.put_symlink),
     ("GET", "symlink"): Operation("GetSymlink", Permission.READ, objects.get_symlink),
     # oss2 leaves the parameter in a dictionary of its caller: its own tests then delete with it.

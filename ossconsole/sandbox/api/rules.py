@@ -203,7 +203,7 @@ _FIELDS = {"SSEAlgorithm": _ALGORITHM, "KMSMasterKeyID": _KEY_ID, "KMSDataEncryp
 
 
 def encryption_of(call: Call) -> dict[str, str]:
-    """The headers of the encryption that the request, or else the bucket, wants. Raises InvalidArgument.
+    """The headers of the encryption that the request, or else the bucket, specifies. Raises InvalidArgument.
 
     Without an algorithm the other headers mean nothing.
     """

@@ -185,7 +185,7 @@ class BackgroundJob(abc.ABC):
         threading.Thread(target=self._main, name=self.title[:40], daemon=True).start()
 
     def cancel(self) -> None:
-        """Asks the job to end; what is finished stays."""
+        """Requests the end of the job; finished items stay."""
         self.gate.cancel()
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -301,6 +301,11 @@ class Job(BackgroundJob):
         code, request_id = (error.code, error.request_id) if isinstance(error, StorageError) else ("", "")
         self.failures.append(Failure(key, str(error), code, request_id))
         self.tracker.complete(key, size, failed=True)
+
+    def fail_folder(self, error: OSError) -> None:
+        """Records a folder that cannot be read, as the `onerror` of os.walk."""
+        self.tracker.add_total(1, 0)
+        self.fail(str(error.filename), ConsoleError(f"{safe_text(str(error.filename))}: {error.strerror}."))
 
     def attempt(self, item: FileT, do: Callable[[FileT], None]) -> None:
         """Runs `do(item)`. Records an error of this item alone, once per item; raises one that every item would meet.

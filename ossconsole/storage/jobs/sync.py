@@ -180,7 +180,7 @@ class SyncComparison(Job):
     def _files(self, tops: Iterable[Path]) -> Iterator[LocalFile]:
         for path in tops:
             if path.is_dir() and not path.is_symlink():
-                for folder, folders, names in os.walk(path, onerror=self._unreadable):
+                for folder, folders, names in os.walk(path, onerror=self.fail_folder):
                     links = [name for name in folders if Path(folder, name).is_symlink()]
                     for name in (*links, *names):
                         yield from self._file(Path(folder, name))
@@ -206,10 +206,6 @@ class SyncComparison(Job):
             yield LocalFile(path.relative_to(self._folder).as_posix(), path, path.stat().st_size)
         else:
             self._others += 1
-
-    def _unreadable(self, error: OSError) -> None:
-        self.tracker.add_total(1, 0)
-        self.fail(str(error.filename), ConsoleError(f"{safe_text(str(error.filename))}: {error.strerror}."))
 
     # One pair
 

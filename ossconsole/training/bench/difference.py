@@ -1,7 +1,7 @@
 """Whether two benchmarks, measured at different times, differ: the interval of the ratio of their means.
 
-Readings that follow each other may share what slows them, so that their mean is less sure than their number makes it
-look. Each series of logarithms is taken as a first-order autoregression: for a given correlation of neighbours, its
+Neighbouring readings may have a common cause of delay: their mean is then less precise than that of independent ones.
+Each series of logarithms is taken as a first-order autoregression: for a given correlation of neighbours, its
 generalised least squares mean is Student's t with n - 1 degrees of freedom. The correlation is unknown, the same for
 all series, and integrated out: each possible value counts by its restricted likelihood over all series together.
 """
@@ -96,7 +96,7 @@ class _Series:
 
     @functools.cached_property
     def means(self) -> _Floats:
-        """The generalised least squares means: the ends count more than what is between them."""
+        """The generalised least squares means: the first and the last reading weigh more than the others."""
         logs, inner = self.logs, 1 - _CORRELATIONS
         means: _Floats = (logs[0] + logs[-1] + inner * logs[1:-1].sum()) / self._weight
         return means
@@ -114,7 +114,7 @@ class _Series:
 
     @functools.cached_property
     def _squares(self) -> _Floats:
-        """The sums of the squares of what is left, made independent."""
+        """The sums of the squares of the whitened residuals."""
         left = self.logs - self.means[:, None]
         steps = left[:, 1:] - _CORRELATIONS[:, None] * left[:, :-1]
         squares: _Floats = left[:, 0] ** 2 + (steps**2).sum(axis=1) / (1 - _CORRELATIONS**2)

@@ -19,9 +19,8 @@ from ossconsole.config.text import counted
 from ossconsole.dataset.crop import EVAL_MARGIN
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode
 from ossconsole.dataset.manifest import TRAIN, object_key
-from ossconsole.dataset.source.files import read_location
+from ossconsole.dataset.source.files import PlannedSample, read_location
 from ossconsole.dataset.source.layout import Layout
-from ossconsole.dataset.source.planned import PlannedSample
 from ossconsole.dataset.upload.job import UploadSettings
 from ossconsole.dataset.upload.journal import remove_journal
 from ossconsole.dataset.upload.plan import create_upload

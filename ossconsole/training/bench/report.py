@@ -9,7 +9,7 @@ from ossconsole.config.text import counted
 from ossconsole.telemetry.page import Chart, Charts, Facts, Groups, Page, Part, Section, Table, Text
 from ossconsole.training.bench.buyers import buyers_section, sized
 from ossconsole.training.bench.checkpoints import CheckpointSummary
-from ossconsole.training.bench.emulation import EmulationSummary, PathResult
+from ossconsole.training.bench.emulation import EmulationSummary, Fed, PathResult
 from ossconsole.training.bench.results import BenchSummary, Quantiles, ReadPath, ResultRow
 from ossconsole.training.bench.saved import Provenance, SavedBench
 from ossconsole.training.bench.workloads import MIN_AU
@@ -139,19 +139,21 @@ def _ms(times: Quantiles) -> tuple[str, str, str]:
     return f"{times.p50 * 1e3:,.1f}", f"{times.p95 * 1e3:,.1f}", f"{times.p99 * 1e3:,.1f}"
 
 
+def emulation_figures(found: Fed) -> tuple[str, ...]:
+    """For a table: AU, its deviation, the sustained AU, the cold AU, samples/s, MB/s, the AU with a full buffer."""
+    return (
+        *(f"{share * 100:.1f} %" for share in (found.au, found.au_sigma, found.sustained_au)),
+        "" if found.cold_au is None else f"{found.cold_au * 100:.1f} %",
+        f"{found.samples_per_s:,.1f}",
+        f"{found.bytes_per_s / 1e6:,.1f}",
+        f"{found.calibrated_au * 100:.1f} %",
+    )
+
+
 def _emulation_sections(summary: EmulationSummary) -> list[Section]:
     header = ("path", "number", "pass", "AU", "±", "sustained", "cold AU", "samples/s", "MB/s", "full buffer")
     rows = [
-        (
-            each.path,
-            str(each.accelerators),
-            "yes" if each.passed else "no",
-            *(f"{share * 100:.1f} %" for share in (each.au, each.au_sigma, each.sustained_au)),
-            "" if each.cold_au is None else f"{each.cold_au * 100:.1f} %",
-            f"{each.samples_per_s:,.1f}",
-            f"{each.bytes_per_s / 1e6:,.1f}",
-            f"{each.calibrated_au * 100:.1f} %",
-        )
+        (each.path, str(each.accelerators), "yes" if each.passed else "no", *emulation_figures(each))
         for result in summary.paths
         for each in result.fed
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,10 @@ class BenchRequests:
 
     def requests(self, start: int = 0) -> Iterator[BatchRequest]:
         """See `Requests`; without end."""
+        requests = self._unannounced(start)
+        return _announced(requests) if self._data.data.sharded else requests
+
+    def _unannounced(self, start: int) -> Iterator[BatchRequest]:
         data, kind, size = self._data, self._kind, self._batch_size
         before = len(data.already_read(kind))
         number = itertools.count(start)
@@ -91,7 +96,7 @@ class BenchRequests:
 
     def _request(self, number: int, temperature: CacheState, rows: npt.NDArray[np.int64]) -> BatchRequest:
         window = None
-        if self._data.data.sharded:  # each batch is read anew, so it is a window of its own
+        if self._data.data.sharded:  # each batch is read again, so it is a window of its own
             first = int(rows.min())
             window = Window(number, first, int(rows.max()) + 1 - first)
         return BatchRequest(
@@ -104,6 +109,14 @@ class BenchRequests:
             lane=number % LANES,
             window=window,
         )
+
+
+def _announced(requests: Iterator[BatchRequest]) -> Iterator[BatchRequest]:
+    """Requests that name the next window of their lane, as those of a run do: it is fetched meanwhile."""
+    upcoming = deque(itertools.islice(requests, LANES))
+    for later in requests:
+        yield dataclasses.replace(upcoming.popleft(), next_window=later.window)
+        upcoming.append(later)
 
 
 class AcceleratorRequests:

@@ -140,7 +140,7 @@ class ProcessGroup:
             ) from error
 
     def agree_on_failure(self) -> None:
-        """All ranks end now, because of the error of one: no rank is lost, and pending work gets done."""
+        """All ranks end now, because of the error of one: no rank is lost, and pending work is completed."""
         self._agreed = True
 
     def signal_stop(self) -> None:

@@ -153,7 +153,13 @@ class BatchLoader:
                 self.not_pinned = error
             else:
                 resources.callback(unlock_pages, self._slots)
-        self._pool = ReaderPool(connector, self._share, workers=self._workers, deadline_s=settings.fetch_deadline_s)
+        self._pool = ReaderPool(
+            connector,
+            self._share,
+            workers=self._workers,
+            deadline_s=settings.fetch_deadline_s,
+            sharded=self._data.sharded,
+        )
         resources.callback(self._pool.close)
 
     def next(self) -> Batch | None:
@@ -214,7 +220,16 @@ class BatchLoader:
     def _put(self, request: BatchRequest, slot: int, *, front: bool = False) -> None:
         count = len(request.indices)
         self._share.rows_of(slot, count)[:] = request.indices
-        read = ReadRequest(request.number, slot, request.split, request.epoch, count, request.lane, request.window)
+        read = ReadRequest(
+            request.number,
+            slot,
+            request.split,
+            request.epoch,
+            count,
+            request.lane,
+            request.window,
+            request.next_window,
+        )
         if front:
             self._requested.appendleft((request, read))
         else:

@@ -24,6 +24,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.training.child import become_child, spawn
 from ossconsole.training.loading.connector import ConnectorSettings
+from ossconsole.training.loading.range_fetcher import fetch_ranges
 from ossconsole.training.loading.reader import ReaderShare, ReadRequest, ReadResult, SampleReader
 from ossconsole.training.loading.shared_memory import SharedBuffer
 from ossconsole.training.plan import BatchRequest, Split
@@ -46,17 +47,34 @@ class ReaderLostError(Exception):
 
 @dataclass
 class _ReaderProcess:
+    """`fetcher` is the process that fetches the ranges of tars for it."""
+
     process: SpawnProcess
     pipe: Connection
+    fetcher: SpawnProcess | None = None
     held: deque[ReadRequest] = field(default_factory=deque)
     since: float = 0.0  # start of the first held request
 
 
 class ReaderPool:
-    """`workers` processes that read into the slots of `share` (see SampleReader)."""
+    """`workers` processes that read into the slots of `share` (see SampleReader).
 
-    def __init__(self, connector: ConnectorSettings, share: ReaderShare, *, workers: int, deadline_s: float) -> None:
+    With samples that are `sharded` each has a second process, which fetches ranges of tars while the first one decodes.
+    """
+
+    def __init__(
+        self,
+        connector: ConnectorSettings,
+        share: ReaderShare,
+        *,
+        workers: int,
+        deadline_s: float,
+        sharded: bool = False,
+    ) -> None:
         """Raises ConsoleError, and ends all readers, when one cannot be started."""
+        self._connector = connector
+        self._workers = workers
+        self._sharded = sharded
         self._new_reader = functools.partial(SampleReader, connector, share, workers=workers)
         self._native_log = connector.native_log
         self._deadline_s = deadline_s
@@ -134,23 +152,38 @@ class ReaderPool:
         """Starts a new reader with the requests of the old one; returns how the old one ended, as text."""
         lost = self._readers[number]
         held = list(lost.held)
+        # A reader whose fetcher has ended ends by itself, and the other way round.
+        codes = [each.exitcode for each in (lost.process, lost.fetcher) if each is not None]
         _end(lost)
         self._readers[number] = replacement = self._start(number)
         replacement.since = time.monotonic()
         for request in held:
             _give(replacement, request)
-        code = lost.process.exitcode or 0
+        code = next((code for code in codes if code), lost.process.exitcode) or 0
         return f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
 
     def _start(self, number: int) -> _ReaderProcess:
         try:
-            process, pipe = spawn(f"reader-{number}", _serve, self._new_reader, self._native_log, number)
+            if not self._sharded:
+                return _ReaderProcess(*spawn(f"reader-{number}", _serve, self._new_reader, self._native_log, number))
+            return self._start_with_fetcher(number)
         except OSError as error:
             raise ConsoleError(
                 f"Reader process {number} could not be started: {error.strerror}.",
                 remedy="Free memory, raise `ulimit -n` or `ulimit -u`, or use fewer --workers.",
             ) from error
-        return _ReaderProcess(process, pipe)
+
+    def _start_with_fetcher(self, number: int) -> _ReaderProcess:
+        connect = functools.partial(self._connector.open, number=number, total=self._workers)
+        bucket = self._connector.profile.bucket
+        fetcher, ranges = spawn(f"range-fetcher-{number}", fetch_ranges, bucket, connect, self._native_log)
+        with ranges:
+            try:
+                process, pipe = spawn(f"reader-{number}", _serve, self._new_reader, self._native_log, number, ranges)
+            except OSError:
+                fetcher.kill()
+                raise
+        return _ReaderProcess(process, pipe, fetcher)
 
 
 def _give(reader: _ReaderProcess, request: ReadRequest) -> None:
@@ -163,19 +196,27 @@ def _give(reader: _ReaderProcess, request: ReadRequest) -> None:
 def _end(reader: _ReaderProcess) -> None:
     reader.pipe.close()
     # SIGKILL also ends a process that is stopped, or in an endless retry of the connector.
-    reader.process.kill()
-    reader.process.join(_JOIN_TIMEOUT_S)
+    for process in (reader.process, reader.fetcher):
+        if process is not None:
+            process.kill()
+            process.join(_JOIN_TIMEOUT_S)
 
 
-def _serve(pipe: Connection, new_reader: Callable[..., SampleReader], native_log: Path, number: int) -> None:
-    """The reader process: answers requests in order until its pipe closes."""
+def _serve(
+    pipe: Connection,
+    new_reader: Callable[..., SampleReader],
+    native_log: Path,
+    number: int,
+    ranges: Connection | None = None,
+) -> None:
+    """The reader process: answers requests in order until its pipe, or that of its fetcher, closes."""
     become_child(native_log)
-    reader = new_reader(number=number)
+    reader = new_reader(number=number, ranges=ranges)
     while True:
         try:
             request = reader.pop_prefetched() or pipe.recv()
             result = reader.read(request, next_request=lambda: pipe.recv() if pipe.poll() else None)
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
         pipe.send(result)
 

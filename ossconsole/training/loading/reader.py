@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import fastcrc
@@ -23,6 +24,7 @@ from ossconsole.storage.retry import RetryPolicy, backoff
 from ossconsole.training.data import UNKNOWN_MD5
 from ossconsole.training.loading.connector import ConnectorSettings, EndpointFailedError, native
 from ossconsole.training.loading.images import SampleTransform
+from ossconsole.training.loading.range_fetcher import RangeFetcher
 from ossconsole.training.loading.shard_windows import ShardWindows
 from ossconsole.training.loading.shared_memory import EndpointSwitch, SampleTable, SharedBuffer, Wanted
 from ossconsole.training.plan import Split, Window
@@ -37,8 +39,8 @@ MISSING = "it is not in the bucket"
 class ReadRequest(NamedTuple):
     """One batch: its buffer slot, its split and epoch, its number of samples; their rows are in the `ReaderShare`.
 
-    `lane` and `window` are those of the BatchRequest. Its size does not depend on the batch size, so that sending it
-    never blocks.
+    `lane`, `window` and `next_window` are those of the BatchRequest. Its size does not depend on the batch size, so
+    that sending it never blocks.
     """
 
     number: int
@@ -48,6 +50,7 @@ class ReadRequest(NamedTuple):
     samples: int
     lane: int = 0
     window: Window | None = None
+    next_window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,9 @@ class SampleReader:
         *,
         number: int = 0,
         workers: int = 1,
+        ranges: Connection | None = None,
     ) -> None:
+        """`ranges` leads to the process of `fetch_ranges`; only shards need one."""
         self._settings = settings
         self._share = share
         self._switch = share.switch
@@ -139,7 +144,7 @@ class SampleReader:
         keep_freed_memory()
         self._compare_etags = True
         self._opened: dict[EndpointKind, Any] = {}
-        self._windows = ShardWindows(share.samples, settings.profile.bucket, self._connector)
+        self._windows = ShardWindows(share.samples, RangeFetcher(ranges)) if ranges is not None else None
         self._upcoming: ReadRequest | None = None
         self._prefetched: _Prefetched | None = None
         # When no more objects than these are left, all are being fetched. With more left, the objects of the next batch
@@ -223,12 +228,15 @@ class SampleReader:
             self._prefetched = _Prefetched(request, wanted, kind, objects, at)
 
     def _read_window(self, attempt: _Attempt, window: Window) -> None:
-        request = attempt.request
+        request, windows = attempt.request, self._windows
+        assert windows is not None  # noqa: S101 - the pool gives the reader of shards a fetcher
         rows = attempt.wanted.rows[attempt.missing]
-        for data in self._windows.read(request.split, request.lane, window, attempt.endpoint, rows):
+        for data in windows.read(
+            request.split, request.lane, window, attempt.endpoint, rows, next_window=request.next_window
+        ):
             attempt.take_member(data)
         if attempt.failures:
-            self._windows.forget(request.lane)
+            windows.forget(request.lane)
 
     def _look_up(self, request: ReadRequest) -> Wanted:
         return self._share.samples.look_up(request.split, self._share.rows_of(request.slot, request.samples))

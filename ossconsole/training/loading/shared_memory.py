@@ -5,7 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 from dataclasses import dataclass
-from multiprocessing.reduction import DupFd
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import DupFd, recv_handle, send_handle
 from typing import Any
 
 import numpy as np
@@ -48,13 +49,28 @@ class SharedBuffer:
             os.close(self._fd)
             self._fd = -1
 
+    def send(self, pipe: Connection) -> None:
+        """Shares it with the process at the other end of a duplex pipe, which calls `received`."""
+        pipe.send(self.size)
+        send_handle(pipe, self._fd, None)
+
+    @classmethod
+    def received(cls, pipe: Connection) -> SharedBuffer:
+        """A buffer that `send` shares."""
+        buffer = cls.__new__(cls)
+        buffer._map(pipe.recv(), recv_handle(pipe))  # noqa: SLF001 - it is one of this class
+        return buffer
+
+    def _map(self, size: int, descriptor: int) -> None:
+        self.size = size
+        self._fd = descriptor
+        self.memory = mmap.mmap(descriptor, size)
+
     def __getstate__(self) -> dict[str, Any]:
         return {"size": self.size, "fd": DupFd(self._fd)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.size = state["size"]
-        self._fd = state["fd"].detach()
-        self.memory = mmap.mmap(self._fd, self.size)
+        self._map(state["size"], state["fd"].detach())
 
 
 _ALIGNED = 8  # bytes; columns hold 8-byte numbers or bytes

@@ -73,11 +73,11 @@ class AttachedRun:
 
     is_remote = True
 
-    def __init__(self, run: str, pid: int, *, record_dir: Path | None = None) -> None:
+    def __init__(self, run: str, pid: int) -> None:
         self.id = run
         self.pid = pid
         self._process = _Process(pid)
-        self._reader = RecordReader(record_path(run, record_dir))
+        self._reader = RecordReader(record_path(run))
         self._state = RunState.STARTING
         self._step = 0
         self._over = False

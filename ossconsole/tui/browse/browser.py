@@ -1,4 +1,4 @@
-"""Browser: what a command may ask of the Browse screen; and the messages that its threads post."""
+"""Browser: what a command may use of the Browse screen; and the messages that its threads post."""
 
 from __future__ import annotations
 

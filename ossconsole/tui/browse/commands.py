@@ -45,7 +45,7 @@ from ossconsole.tui.kit.dialogs import (
     TextScreen,
     TypedConfirmScreen,
 )
-from ossconsole.tui.kit.text import Line, moment, size
+from ossconsole.tui.kit.text import Line, moment, shorten_middle, size
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -456,5 +456,5 @@ def _label(sources: Sequence[ObjectOrPrefix]) -> str:
 
 
 def _names(sources: Sequence[ObjectOrPrefix]) -> str:
-    shown = [f"  {safe_text(key_of(source))[:68]}" for source in sources[:6]]
+    shown = [f"  {shorten_middle(safe_text(key_of(source)), 66)}" for source in sources[:6]]
     return "\n".join([*shown, *([f"  and {len(sources) - 6:,} more"] if len(sources) > 6 else [])])

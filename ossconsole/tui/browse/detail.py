@@ -26,7 +26,7 @@ from ossconsole.storage.jobs.actions import ObjectDetails, UsageTotals, object_d
 from ossconsole.storage.objects import ObjectInfo
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.scroll import Block, ImageBlock, image_sheet
-from ossconsole.tui.kit.text import Line, moment, number, percent, shorten_middle, size, wrap
+from ossconsole.tui.kit.text import MISSING, Line, moment, number, percent, shorten_middle, size, wrap
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -103,8 +103,16 @@ def detail_blocks(detail: Detail, width: int, glyphs: Glyphs) -> list[Block]:
     if detail.loading:
         blocks.append(Line((" reading", "dim")))
     elif detail.is_folder and not (detail.usage or detail.images or detail.problem):
-        blocks += _wrapped("z count, p preview images, enter open", width, "dim")
+        blocks += [Line(), *(Line((f" {key:<7}", "primary"), (text, "dim")) for key, text in _FOLDER_KEYS)]
     return blocks
+
+
+_FOLDER_KEYS = (
+    ("enter", "open the folder"),
+    ("z", "count its objects and bytes"),
+    ("p", "preview its first images"),
+    ("d", "download it, with subfolders"),
+)
 
 
 def _pair(label: str, value: str, width: int, style: str = "text") -> list[Line]:
@@ -187,7 +195,7 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
     share = checkpoint.fetched / checkpoint.size if checkpoint.size else 0
     whole = "folder" if checkpoint.kind == SHARDED else "object"
     lines += _pair("read", f"{size(checkpoint.fetched)}, {percent(share, 2)} of the {whole}", width, "dim")
-    return [*lines, Line(), _title("Tensors"), *_tensors(checkpoint, width)]
+    return [*lines, Line(), _title("Tensors"), *_tensors(checkpoint, width)] if checkpoint.model else lines
 
 
 _FIELDS_SHOWN = {"run", "epoch", "step", "model_name", "sample_format", "image_size", "classes", "seed", "top1"}
@@ -232,6 +240,10 @@ def metric_text(name: str, value: float | None) -> str:
 
 def field_text(value: Any) -> str:
     """A field of a checkpoint as text; a list with its length."""
+    if value is None or value == "":
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return number(value, 4)
     if isinstance(value, (list, tuple)):
@@ -269,7 +281,7 @@ def _manifest(manifest: Manifest, width: int, glyphs: Glyphs) -> list[Line]:
     lines = [_title("Manifest"), *_pair("format", manifest.format.at_size(manifest.size), width, "strong")]
     lines += _pair("samples", f"{samples:,}, {size(stored)}", width)
     for name, value in manifest.preparation.items():
-        lines += _pair(safe_text(str(name)), field_text(value), width)
+        lines += _pair(safe_text(str(name).replace("_", " ")), field_text(value), width)
     for split, members in manifest.splits.items():
         counts = [0] * len(manifest.classes)
         for sample in members:
@@ -305,7 +317,10 @@ def _findings(findings: ManifestFindings, width: int) -> list[Line]:
         ("unlisted", findings.unlisted),
     ):
         lines += _pair(label, f"{count:,}", width, "bad" if count else "text")
-    return lines + [Line((f" {shorten_middle(safe_text(text), width - 2)}", "warn")) for text in findings.examples]
+    for text in findings.examples:
+        what, _, key = safe_text(text).partition(": ")
+        lines.append(Line((f" {what}: {shorten_middle(key, max(8, width - len(what) - 4))}", "warn")))
+    return lines
 
 
 # Text and bytes
@@ -347,12 +362,14 @@ _PRINTED = frozenset(string.digits + string.ascii_letters + string.punctuation +
 
 
 def _info(info: ObjectInfo, width: int) -> list[Line]:
-    lines = [_title("Object"), *_pair("size", f"{info.size:,} B ({size(info.size)})", width)]
+    rounded = f" ({size(info.size)})" if info.size >= 1000 else ""
+    lines = [_title("Object"), *_pair("size", f"{info.size:,} B{rounded}", width)]
     lines += _pair("modified", moment(info.modified), width)
-    lines += _pair("class", info.storage_class, width)
+    unusual = f", {info.object_type.lower()} object" if info.object_type not in ("", "Normal") else ""
+    lines += _pair("storage", f"{info.storage_class}{unusual}", width)
     if restored := info.headers.get("x-oss-restore"):
         lines += _pair("restore", safe_text(restored), width, "warn")
-    lines += _pair("type", f"{safe_text(info.content_type)} {info.object_type}".strip(), width)
+    lines += _pair("type", safe_text(info.content_type), width)
     lines += _pair("CRC64", str(info.crc64) if info.crc64 is not None else "not reported", width)
     lines += _pair("ETag", safe_text(info.etag), width)
     for name, value in info.metadata.items():

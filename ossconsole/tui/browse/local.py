@@ -6,19 +6,18 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import cast
 
 import msgspec
 from textual import work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
 
 from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.listing import SortKey
 from ossconsole.storage.multipart import is_partial
-from ossconsole.tui.browse.table import columns
+from ossconsole.tui.browse.table import FileTable, columns, selection_words
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.table import VirtualTable
@@ -57,19 +56,6 @@ def read_folder(folder: Path) -> list[LocalEntry]:
     return sorted(found, key=lambda entry: (not entry.is_folder, entry.name))
 
 
-class LocalTable(VirtualTable[LocalEntry], inherit_bindings=False):
-    """The rows of the pane. The keys `g`, `h` and `l` are commands of the screen."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "Up", show=False),
-        Binding("down,j", "move(1)", "Down", show=False),
-        Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False),
-        Binding("pagedown,ctrl+d", "page(1)", "Page down", show=False),
-        Binding("home", "edge(-1)", "First", show=False),
-        Binding("end,G", "edge(1)", "Last", show=False),
-    ]
-
-
 class LocalPane(Vertical):
     """The pane. `folder` is the one that shows; `selected` has names of it."""
 
@@ -86,7 +72,7 @@ class LocalPane(Vertical):
         self.selected: set[str] = set()
         self._problem = ""
         self._loading = False
-        self.table = LocalTable(self._row_line, self._header_line, id="local-files")
+        self.table = FileTable[LocalEntry](self._row_line, self._header_line, id="local-files")
 
     def compose(self) -> ComposeResult:
         yield Panel(self._path_lines, id="local-path")
@@ -204,8 +190,10 @@ class LocalPane(Vertical):
         text = f" {counted(folders, 'folder')}, {counted(len(self.table.rows) - folders, 'file')}"
         line = Line((text, "text"))
         if self.selected:
-            amount = sum(entry.size for entry in self.table.rows if entry.name in self.selected)
-            line.add(f"  {len(self.selected):,} selected, {size(amount)}", "good")
+            selected = [entry for entry in self.table.rows if entry.name in self.selected]
+            files = [entry for entry in selected if not entry.is_folder]
+            amount = sum(entry.size for entry in files)
+            line.add(f"  {selection_words(len(selected) - len(files), len(files), amount, 'file')}", "good")
         return [line]
 
     def _header_line(self, width: int) -> Line:

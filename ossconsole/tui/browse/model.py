@@ -49,6 +49,11 @@ class Selection:
         """The size of the selected objects in bytes, without the content of folders."""
         return self._rows.total_size(self.rows)
 
+    @property
+    def folders(self) -> int:
+        """The number of selected folders."""
+        return int(np.count_nonzero(self._rows.folder_mask(len(self._mask)) & self._mask))
+
     def toggle(self, row: int) -> None:
         """Selects or deselects a row."""
         self.set(np.array([row], np.uint32), row not in self)

@@ -396,6 +396,8 @@ class BrowseScreen(ConsoleScreen):
                 panel.styles.height = len(table.shown_jobs(self.console.jobs))
             elif panel.id == "path":
                 panel.styles.height = len(self._path_lines(self.size.width, 1))
+            elif panel.id == "status":
+                panel.styles.height = max(1, len(self._status_lines(self.size.width, 1)))
         state = (self.model.sort, self.glyphs.name)
         if state != self._drawn:
             self._drawn = state
@@ -425,14 +427,12 @@ class BrowseScreen(ConsoleScreen):
     def _job_lines(self, width: int, _height: int) -> Sequence[Line]:
         return [job_line(job, width, self.glyphs) for job in table.shown_jobs(self.console.jobs)]
 
-    def _status_lines(self, _width: int, _height: int) -> Sequence[Line]:
+    def _status_lines(self, width: int, _height: int) -> Sequence[Line]:
         if self.store is None:
             return []
         if preparing := preparation(self.services, self.glyphs):
             return preparing
-        if (error := self.model.error) is not None:
-            return [Line((f" {self.model.rows.count:,} loaded; press r to continue. ", "text"), (error.message, "bad"))]
-        return [table.status_line(self.model, self.glyphs, self.store.waiting)]
+        return table.status_lines(self.model, self.glyphs, width, self.store.waiting)
 
     # Filter, keys and mouse
 

@@ -16,8 +16,8 @@ from ossconsole.storage.listing import ListingState, ObjectRows, RowView, Sort, 
 from ossconsole.storage.objects import SYMLINK
 from ossconsole.tui.browse.model import BrowseModel
 from ossconsole.tui.kit.glyphs import Glyphs
-from ossconsole.tui.kit.table import RowPainter, VirtualTable
-from ossconsole.tui.kit.text import Line, moment, shorten_middle, size
+from ossconsole.tui.kit.table import Row, RowPainter, VirtualTable
+from ossconsole.tui.kit.text import Line, moment, shorten_middle, size, wrap
 
 _MARGIN = 3  # marks for selection and folder
 
@@ -123,7 +123,18 @@ def path_line(model: BrowseModel, bucket: str, width: int, glyphs: Glyphs) -> Li
     return line.add(tail, "warn")
 
 
-def status_line(model: BrowseModel, glyphs: Glyphs, waiting: str = "") -> Line:
+_ERROR_ROWS = 3
+
+
+def status_lines(model: BrowseModel, glyphs: Glyphs, width: int, waiting: str = "") -> list[Line]:
+    """The state of the listing; an error of it in full, as the toast that says the same leaves."""
+    if model.error is None:
+        return [_status_line(model, glyphs, waiting)]
+    loaded = Line((f" {model.rows.count:,} loaded; press ", "text"), ("r", "primary"), (" to continue.", "text"))
+    return [loaded, *(Line((f" {part}", "bad")) for part in wrap(model.error.message, width - 2)[:_ERROR_ROWS])]
+
+
+def _status_line(model: BrowseModel, glyphs: Glyphs, waiting: str) -> Line:
     """The counts of the folder, the progress of the listing, the filter and the selection."""
     rows, view = model.rows, model.view
     shown = counted(f"{rows.count - rows.folders:,}{_plus(model)}", "object")
@@ -134,12 +145,21 @@ def status_line(model: BrowseModel, glyphs: Glyphs, waiting: str = "") -> Line:
         )
     if model.sort.key is not SortKey.NAME and not model.listing.is_complete and rows.count:
         line.add(f"  sorted among {view.covered:,} loaded", "warn")
-    selected = len(model.selection)
-    if selected:
-        line.add(f"  {selected:,} selected, {size(model.selection.bytes)}", "good")
+    if len(model.selection):
+        folders = model.selection.folders
+        objects = len(model.selection) - folders
+        line.add(f"  {selection_words(folders, objects, model.selection.bytes, 'object')}", "good")
     if waiting:
         return line.add(f"  {safe_text(waiting)}", "warn")
     return line.add(_activity(model, glyphs), "dim")
+
+
+def selection_words(folders: int, others: int, amount: int, kind: str) -> str:
+    """What is selected; `amount` is the bytes of the others alone, as nothing is known of what folders contain."""
+    if not folders:
+        return f"{others:,} selected, {size(amount)}"
+    parts = [counted(folders, "folder"), f"{counted(others, kind)} of {size(amount)}"]
+    return f"{folders + others:,} selected: {', '.join(parts)}" if others else f"{parts[0]} selected"
 
 
 def _plus(model: BrowseModel) -> str:
@@ -191,8 +211,8 @@ class _ViewRows(Sequence[int]):
         return int(self._view.order[index])
 
 
-class ObjectTable(VirtualTable[int], inherit_bindings=False):
-    """Shows a RowView; its rows are row numbers. The key `g` is a command of the screen."""
+class FileTable(VirtualTable[Row], inherit_bindings=False):
+    """A table of files and folders. The key `g` is a command of the screen, unlike in other tables."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "Up", show=False),
@@ -202,6 +222,10 @@ class ObjectTable(VirtualTable[int], inherit_bindings=False):
         Binding("home", "edge(-1)", "First", show=False),
         Binding("end,G", "edge(1)", "Last", show=False),
     ]
+
+
+class ObjectTable(FileTable[int]):
+    """Shows a RowView; its rows are row numbers."""
 
     class HeaderClicked(Message):
         """The header was clicked at this cell."""

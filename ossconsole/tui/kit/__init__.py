@@ -1,1 +1,2 @@
-"""The parts every screen is made of: text, plots, tables, dialogs, forms, actions. Knows no feature."""
+"""The parts every screen is made of: text, plots, tables, dialogs, forms, actions. It has no code of a single
+feature."""

@@ -20,7 +20,7 @@ class KeyAction:
     """One action of a screen (`scope`), or of all screens (scope `app`).
 
     `call` is Textual's action string. `default_keys` are separated by commas; the first one is shown. `footer` is the
-    order in the footer, highest first; 0 keeps the action out of it.
+    order in the footer, highest first; 0 keeps the action out of it. `label_now` replaces the label in the footer.
     """
 
     scope: str
@@ -29,6 +29,12 @@ class KeyAction:
     label: str
     help: str
     footer: int = 0
+    label_now: str = ""
+
+    @property
+    def footer_label(self) -> str:
+        """The label in the footer: what the action does now."""
+        return self.label_now or self.label
 
     @property
     def binding(self) -> Binding:

@@ -88,6 +88,15 @@ class StyleCache:
             self._cache[name, cursor] = found
         return found
 
+    def strip(self, line: Line, width: int, *, cursor: bool = False) -> Strip:
+        """The line as `width` cells: cut, or filled with blanks."""
+        pieces = [Segment(text, self.style(name, cursor=cursor)) for text, name in line.pieces]
+        return Strip(pieces, line.width).adjust_cell_length(width, self.style("text"))
+
+    def blank(self, width: int) -> Strip:
+        """`width` cells of the widget's background."""
+        return Strip.blank(width, self.style("text"))
+
     def _resolve(self, ink: InkSpec) -> Style:
         app = self._widget.app
         variables = app.theme_variables
@@ -146,11 +155,8 @@ class Canvas(Widget):
     def render_line(self, y: int) -> Strip:
         width = self.size.width
         if y >= len(self._lines):
-            return Strip.blank(width, self._style_cache.style("text"))
-        line = self._lines[y]
-        return Strip(
-            [Segment(text, self._style_cache.style(style)) for text, style in line.pieces], line.width
-        ).adjust_cell_length(width, self._style_cache.style("text"))
+            return self._style_cache.blank(width)
+        return self._style_cache.strip(self._lines[y], width)
 
 
 def _differences(old: Sequence[Line], new: Sequence[Line], width: int) -> list[Region]:

@@ -345,7 +345,8 @@ class ListScreen(ConsoleModal):
         self._keys = keys
 
     def compose(self) -> ComposeResult:
-        with self.frame(self._title, f"{self._hint} · esc cancel"):
+        # Where keys act on a row, "cancel" could mean the job of the row.
+        with self.frame(self._title, f"{self._hint} · esc {'close' if self._keys else 'cancel'}"):
             yield VirtualTable[Line](lambda line, width: Line().extend(line).to(width), id="choices")
 
     def on_mount(self) -> None:

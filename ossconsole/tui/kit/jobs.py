@@ -23,6 +23,7 @@ from ossconsole.tui.kit.text import Line, duration, percent, safe, shorten_middl
 
 _REFRESH_S = 0.5
 _FAILURES_SHOWN = 3
+_UNITS_FROM = 100  # cells; a narrower row keeps its room for the title
 
 
 def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
@@ -35,7 +36,8 @@ def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
         JobState.CANCELLED: (glyphs.paused, "warn"),
     }[job.state]
     more = "" if progress.total_known else "+"
-    parts = [f"{progress.items_done + progress.items_skipped:,}/{progress.items_total:,}{more}"]
+    unit = " objects" if width >= _UNITS_FROM else ""
+    parts = [f"{progress.items_done + progress.items_skipped:,}/{progress.items_total:,}{more}{unit}"]
     if progress.bytes_total:
         parts.append(f"{size(progress.bytes_done)} of {size(progress.bytes_total)}{more}")
     if job.moves_bytes and progress.bytes_total and progress.total_known:
@@ -81,7 +83,7 @@ async def warm_up(screen: ConsoleScreen) -> None:
 
 
 async def _planned(screen: ConsoleScreen) -> WarmUp | None:
-    """A warm-up that the user wants, not started; None after a refusal or an error, which is shown."""
+    """A warm-up that the user confirmed, not started; None after a refusal or an error, which is shown."""
     screen.notify("Reading the list of the dataset's objects.", timeout=3)
     try:
         job = await asyncio.to_thread(screen.services.plan_warm_up)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable
 from functools import lru_cache
@@ -24,9 +25,14 @@ Cells = tuple[str, str]
 
 
 class ShownCells:
-    """The cells of the terminal, as far as they are known. Rows and columns begin at 0."""
+    """The cells of the terminal, as far as they are known. Rows and columns begin at 0.
+
+    A frame is a series of `changes` and `whole_row`, whose strings are sent in that order, and then `end_frame`. In
+    between the terminal keeps the style of the last character.
+    """
 
     def __init__(self) -> None:
+        self._sgr = ""  # the style that the terminal has in this frame
         self._rows: dict[int, Cells] = {}
         self._names: dict[Style | None, str] = {}
         self._known: dict[str, str] = {}  # the name of each SGR sequence
@@ -43,14 +49,18 @@ class ShownCells:
         if old is not None and len(old[0]) == strip.cell_length:
             return self.changes(0, y, strip, console)
         self._keep(y, self._cells(strip, console))
-        return f"{_move_to(0, y)}{strip.render(console)}"
+        return f"{self.end_frame()}{_move_to(0, y)}{strip.render(console)}"
+
+    def end_frame(self) -> str:
+        """The escape sequence for the default style, which Textual expects; "" where the terminal has it."""
+        return self._change_style("")
 
     def changes(self, x: int, y: int, strip: Strip, console: Console) -> str:
         """The escape sequences that show `strip` at column `x` of row `y`; "" where it shows already."""
         old, new = self._rows.get(y), self._cells(strip, console)
         if old is None or new is None or len(old[0]) < x + len(new[0]):
             self._keep(y, None)
-            return f"{_move_to(x, y)}{strip.render(console)}"
+            return f"{self.end_frame()}{_move_to(x, y)}{strip.render(console)}"
         end = x + len(new[0])
         before = old[0][x:end], old[1][x:end]
         if before == new:
@@ -89,11 +99,51 @@ class ShownCells:
     def _rendered(self, text: str, styles: str) -> str:
         parts, at = [], 0
         for name, run in groupby(styles):
-            ansi, length = self._ansi[name], len(list(run))
-            parts.append(f"\x1b[0;{ansi}m" if ansi else "\x1b[0m")
+            length = len(list(run))
+            parts.append(self._change_style(self._ansi[name]))
             parts.append(text[at : at + length])
             at += length
-        return "".join([*parts, "\x1b[0m"])
+        return "".join(parts)
+
+    def _change_style(self, ansi: str) -> str:
+        before, self._sgr = self._sgr, ansi
+        return _style_change(before, ansi)
+
+
+_SGR = re.compile(r"[34]8;(?:2;\d+;\d+;\d+|5;\d+)|\d+")
+"""A colour of 24 or of 8 bits, or any other parameter of Select Graphic Rendition (ECMA-48, 8.3.117)."""
+_OFF = {"1": "22", "2": "22", "3": "23", "4": "24", "5": "25", "7": "27", "8": "28", "9": "29"}
+"""The parameter that ends an attribute: bold and dim have the same."""
+
+
+@lru_cache(maxsize=4096)
+def _style_change(before: str, after: str) -> str:
+    """The shortest sequence from one style to another, both as parameters of SGR; "" is the default style."""
+    if before == after:
+        return ""
+    whole = f"\x1b[0;{after}m" if after else "\x1b[m"
+    old, new = _attributes(before), _attributes(after)
+    if not all(key in _OFF.values() or key in {"39", "49"} for key in (*old, *new)):
+        return whole
+    changed = {key: value for key, value in new.items() if old.get(key) != value}
+    ended = [key for key in old if key not in new or (key == _OFF["1"] and key in changed)]
+    parameters = [*ended, *changed.values()]
+    return min(whole, f"\x1b[{';'.join(parameters)}m", key=len)
+
+
+def _attributes(ansi: str) -> dict[str, str]:
+    """The parameters of a style by the parameter that ends each; those that are not known by themselves."""
+    found: dict[str, str] = {}
+    for parameter in _SGR.findall(ansi):
+        number = int(parameter.split(";")[0])
+        if number in range(30, 40) or number in range(90, 98):
+            key = "39"
+        elif number in range(40, 50) or number in range(100, 108):
+            key = "49"
+        else:
+            key = _OFF.get(parameter, parameter)
+        found[key] = f"{found[key]};{parameter}" if key in found else parameter
+    return found
 
 
 def _move_to(x: int, y: int) -> str:
@@ -120,7 +170,7 @@ def _runs(old: Cells, new: Cells) -> Iterable[tuple[int, int]]:
 
 
 class HeldKeyPace:
-    """Lets the screen rest while a key is held: it would be repainted faster than a slow connection carries it.
+    """Limits repaints while a key is held, which a slow connection cannot carry.
 
     What was not sent yet when the key is let go would still be shown, row by row, for many seconds.
     """

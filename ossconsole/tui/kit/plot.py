@@ -170,8 +170,6 @@ def scatter(columns: Sequence[Column | None], scale: Scale, height: int, symbols
     return ["".join(_LOOSE.get(symbols, chr(0x2800 + bits)) if bits else " " for bits in row) for row in cells]
 
 
-HEIGHT = 3
-
 _NAMES = "0123456789.x"
 # Three cells each, a column between them; of the point only the middle one is used.
 _BLOCK_FONT = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar, cast
 
 import msgspec
@@ -197,14 +198,14 @@ class KeyBar(Canvas):
         line = Line()
         for action, enabled in shown:
             line.add(" ", "chip").add(action.key_text, "chip-key" if enabled else "chip-dim")
-            line.add(f" {action.label} ", "chip" if enabled else "chip-dim")
+            line.add(f" {action.footer_label} ", "chip" if enabled else "chip-dim")
         hidden = len(wanted) - len(shown)
         more = Line((f" {key_text('question_mark')} +{hidden} more ", "chip-dim")) if hidden else Line()
         return [line.to(width - more.width, "chip").extend(more)]
 
     @staticmethod
     def _fitting(wanted: Sequence[tuple[KeyAction, bool]], width: int) -> Sequence[tuple[KeyAction, bool]]:
-        sizes = [len(f" {action.key_text} {action.label} ") for action, _ in wanted]
+        sizes = [len(f" {action.key_text} {action.footer_label} ") for action, _ in wanted]
         if sum(sizes) <= width:
             return wanted
         room = width - len(" ? +99 more ")
@@ -254,8 +255,12 @@ class ConsoleScreen(_ConsoleAccess, Paced, Screen[None]):
         for action in self.actions():
             allowed = self.check_action(action.name, ()) if action.scope != "app" else True
             if action.footer and allowed is not False:
-                live.append((action, allowed is True))
+                live.append((replace(action, label_now=self.label_now(action.name)), allowed is True))
         return live
+
+    def label_now(self, _action: str) -> str:
+        """What an action does next, where that is not its label: a key that pauses also continues. By default ""."""
+        return ""
 
     def on_resize(self, event: events.Resize) -> None:
         """Replace the body by a notice where the terminal is too small."""

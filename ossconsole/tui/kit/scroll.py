@@ -31,7 +31,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widget import Widget
 
-from ossconsole.dataset.contents import contact_sheet, fit
+from ossconsole.dataset.contents import fit
 from ossconsole.tui.kit.canvas import StyleCache
 from ossconsole.tui.kit.text import Line, safe, shorten_middle
 
@@ -46,20 +46,19 @@ _RAMP = " .:-=+*#%@"
 def half_blocks(pixels: NDArray[np.uint8], width: int, height: int, *, limited: bool = False) -> list[Strip]:
     """An RGB image (uint8, height x width x 3), fitted into `width` x `height` cells.
 
-    `limited` uses the colours that a terminal of 256 shows.
+    `limited` uses the colours that a terminal of 256 shows. Below an odd number of pixels the ground shows.
     """
-    import numpy as np
-
     small = fit(pixels, width, height * 2)
     if limited:
         small = in_256_colours(small)
-    if small.shape[0] % 2:
-        small = np.concatenate((small, np.zeros((1, small.shape[1], 3), np.uint8)))
     strips = []
     for y in range(0, small.shape[0], 2):
-        pairs = [(tuple(top), tuple(low)) for top, low in zip(small[y].tolist(), small[y + 1].tolist(), strict=True)]
+        below = small[y + 1].tolist() if y + 1 < len(small) else [()] * small.shape[1]
+        pairs = [(tuple(top), tuple(low)) for top, low in zip(small[y].tolist(), below, strict=True)]
         segments = [
-            Segment(_HALF * len(list(run)), Style(color=Color.from_rgb(*top), bgcolor=Color.from_rgb(*low)))
+            Segment(
+                _HALF * len(list(run)), Style(color=Color.from_rgb(*top), bgcolor=Color.from_rgb(*low) if low else None)
+            )
             for (top, low), run in groupby(pairs)
         ]
         strips.append(Strip(segments, small.shape[1]))
@@ -129,37 +128,56 @@ def image_rows(pixels: NDArray[np.uint8], width: int, height: int, widget: Widge
 
 
 class ImageBlock:
-    """An RGB image among the lines: `tall` in full width and scrolled, else fitted below the lines above."""
+    """An RGB image among the lines, fitted below the lines above."""
 
-    def __init__(self, pixels: NDArray[np.uint8], *, tall: bool = False) -> None:
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
         self.pixels = pixels
-        self.tall = tall
+
+
+class ImageRow:
+    """RGB images side by side, each in the middle of a square `side` cells wide, with _GAP cells between them."""
+
+    def __init__(self, images: Sequence[NDArray[np.uint8]], side: int) -> None:
+        self.images = images
+        self.side = side
+
+    def strips(self, widget: Widget, *, plain: bool) -> list[Strip]:
+        """The rows of cells; what is between the images and around them has no colours."""
+        height = -(-self.side // 2)
+        squares = []
+        for pixels in self.images:
+            rows = image_rows(pixels, self.side, height, widget, plain=plain)
+            above, left = (height - len(rows)) // 2, (self.side - rows[0].cell_length) // 2
+            below = height - above - len(rows)
+            blank, gap = Strip.blank(self.side + _GAP), Strip.blank(left)
+            inner = [Strip.join([gap, row]).adjust_cell_length(self.side + _GAP) for row in rows]
+            squares.append([*[blank] * above, *inner, *[blank] * below])
+        return [Strip.join([Strip.blank(1), *row]) for row in zip(*squares, strict=True)]
 
 
 _MIN_IMAGE_ROWS = 12  # cells
-Block = Line | ImageBlock
+Block = Line | ImageBlock | ImageRow
 Painter = Callable[[int, int], Sequence[Block]]
 """Returns the blocks for a width and a height in cells."""
 
 
-_SHEET_SIDE = 18  # pixels of an image in a sheet, and so cells
-_SHEET_GAP = 2  # pixels, as in `contact_sheet`
+_SHEET_CELLS = 18  # of an image in a sheet, with the gap
+_GAP = 2
 
 
 def image_sheet(images: Sequence[tuple[NDArray[np.uint8], Sequence[str]]], width: int, ellipsis: str) -> list[Block]:
     """Images side by side, each about 16 cells wide, with the lines of its caption below it."""
-    columns = max(2, min(len(images), (width - 2) // _SHEET_SIDE))
-    side = (width - 2) // columns - _SHEET_GAP
+    columns = max(2, min(len(images), (width - 1) // _SHEET_CELLS))
+    cell = (width - 1) // columns
     blocks: list[Block] = []
-    cell = (side + _SHEET_GAP) * (width - 2) / (columns * (side + _SHEET_GAP) - _SHEET_GAP)  # the sheet is scaled
     for begin in range(0, len(images), columns):
         row = images[begin : begin + columns]
-        blocks.append(ImageBlock(contact_sheet([pixels for pixels, _ in row], columns, side), tall=True))
+        blocks.append(ImageRow([pixels for pixels, _ in row], cell - _GAP))
         for number in range(max(len(captions) for _, captions in row)):
             line = Line()
             for place, (_, captions) in enumerate(row):
                 text = safe(captions[number]) if number < len(captions) else ""
-                line.to(round(place * cell)).add(shorten_middle(text, int(cell) - 1, ellipsis), "dim")
+                line.to(1 + place * cell).add(shorten_middle(text, cell - _GAP, ellipsis), "dim")
             blocks.append(line)
     return blocks
 
@@ -196,9 +214,14 @@ class DetailView(ScrollView, can_focus=True):
         for block in blocks:
             if isinstance(block, Line):
                 rows.append(block.to(width))
+            elif isinstance(block, ImageRow):
+                rows.extend(block.strips(self, plain=self.plain))
             else:
-                room = block.pixels.shape[0] if block.tall else max(_MIN_IMAGE_ROWS, height - len(rows) - 1)
-                rows.extend(image_rows(block.pixels, width - 2, room, self, plain=self.plain))
+                room = max(_MIN_IMAGE_ROWS, height - len(rows) - 1)
+                rows.extend(
+                    Strip.join([Strip.blank(1), row])
+                    for row in image_rows(block.pixels, width - 2, room, self, plain=self.plain)
+                )
         changed = [y for y, (old, new) in enumerate(zip_longest(self._rows, rows)) if not _same(old, new)]
         self._rows = rows
         self.virtual_size = Size(width, len(rows))
@@ -221,12 +244,11 @@ class DetailView(ScrollView, can_focus=True):
         width = self.scrollable_content_region.width
         at = y + self.scroll_offset.y
         if at >= len(self._rows):
-            return Strip.blank(width, self._style_cache.style("text"))
+            return self._style_cache.blank(width)
         row = self._rows[at]
         if isinstance(row, Line):
-            row = Strip([Segment(text, self._style_cache.style(style)) for text, style in row.pieces])
-        elif self.plain:
-            row = row.apply_style(self._style_cache.style("text"))
+            return self._style_cache.strip(row, width)
+        row = row.apply_style(self._style_cache.style("text"))
         return row.adjust_cell_length(width, self._style_cache.style("text"))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Generic, TypeVar
 
-from rich.segment import Segment
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
@@ -129,17 +128,12 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         """The header or one visible row."""
         width = self._width
         if y < self._head and self._header is not None:
-            return self._strip(self._header(width), width, cursor=False)
+            return self._style_cache.strip(self._header(width).to(width), width)
         index = self.scroll_offset.y + y - self._head
         if index >= len(self._rows):
-            return Strip.blank(width, self._style_cache.style("text", cursor=False))
-        return self._strip(
-            self._painter(self._rows[index], width), width, cursor=index == self.cursor and self.shows_cursor
-        )
-
-    def _strip(self, line: Line, width: int, *, cursor: bool) -> Strip:
-        pieces = line.to(width).pieces
-        return Strip([Segment(text, self._style_cache.style(style, cursor=cursor)) for text, style in pieces], width)
+            return self._style_cache.blank(width)
+        line = self._painter(self._rows[index], width).to(width)
+        return self._style_cache.strip(line, width, cursor=index == self.cursor and self.shows_cursor)
 
     def action_move(self, step: int) -> None:
         """Move the cursor by `step` rows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
@@ -84,11 +85,23 @@ _ASCII = str.maketrans(
 )
 
 
+_UNIT = re.compile(r" (%|m?s\b|[KMGTP]?i?B\b)")
+_WORD = 24
+"""Cells of the longest word that is left out rather than cut: half a number is another number; keys are longer."""
+
+
 def shorten(text: str, width: int, ellipsis: str = "…") -> str:
-    """`text` in at most `width` cells; a long one ends in an ellipsis."""
+    """`text` in at most `width` cells; a long one ends in an ellipsis, between two words where that loses little."""
     if cell_len(text) <= width:
         return text
-    return set_cell_size(text, max(0, width - cell_len(ellipsis))).rstrip() + ellipsis if width > 0 else ""
+    if width <= 0:
+        return ""
+    kept = set_cell_size(text, max(0, width - cell_len(ellipsis)))
+    words, _, word = kept.rpartition(" ")
+    split = not text.startswith(" ", len(kept)) or _UNIT.match(text, len(kept))
+    if split and words.strip() and cell_len(word) <= min(_WORD, width // 2):
+        kept = words
+    return kept.rstrip(" ,;:(") + ellipsis
 
 
 def shorten_middle(text: str, width: int, ellipsis: str = "…") -> str:
@@ -101,6 +114,15 @@ def shorten_middle(text: str, width: int, ellipsis: str = "…") -> str:
     while cell_len(text[end - 1 :]) <= tail:
         end -= 1
     return set_cell_size(text, head) + ellipsis + text[end:]
+
+
+def shorten_around_key(text: str, width: int, ellipsis: str = "…") -> str:
+    """Like `shorten`, but an object key in the sentence gives way first, in its middle, to what follows it."""
+    excess = cell_len(text) - width
+    key = max(text.split(" "), key=cell_len)
+    if excess > 0 and cell_len(key) > _WORD:
+        text = text.replace(key, shorten_middle(key, max(_WORD, cell_len(key) - excess), ellipsis), 1)
+    return shorten(text, width, ellipsis)
 
 
 def wrap(text: str, width: int) -> list[str]:

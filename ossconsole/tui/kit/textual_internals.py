@@ -79,7 +79,7 @@ class CroppedUpdate(ChopsUpdate):
                 left, right = max(start, first), min(end, last)
                 if strip is not None and left < right:
                     parts.append(self.shown.changes(left, y, strip.crop(left - start, right - start), console))
-        return "".join(parts)
+        return "".join([*parts, self.shown.end_frame()])
 
 
 class FullUpdate(LayoutUpdate):
@@ -96,7 +96,8 @@ class FullUpdate(LayoutUpdate):
 
     def render_segments(self, console: Console) -> str:
         """The escape sequences of the changed cells."""
-        return "".join(self.shown.whole_row(y, Strip.join(row), console) for y, row in enumerate(self.strips))
+        rows = [self.shown.whole_row(y, Strip.join(row), console) for y, row in enumerate(self.strips)]
+        return "".join([*rows, self.shown.end_frame()])
 
 
 class Paced:

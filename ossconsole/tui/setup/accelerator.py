@@ -177,9 +177,9 @@ def accelerator_lines(state: AcceleratorState | None, problem: str, glyphs: Glyp
             Line(
                 (" Not read yet. Press ", "dim"),
                 ("c", "primary"),
-                (" to test, or ", "dim"),
+                (" to test, ", "dim"),
                 ("a", "primary"),
-                (".", "dim"),
+                (" to create or change it.", "dim"),
             )
         ]
     found = state.accelerator

@@ -186,9 +186,11 @@ class _TestLines:
         self._cell = (width - LABEL) // 2
 
     def lines(self) -> list[Line]:
+        named = all(self._connect(kind, named=True).width <= self._cell for kind in EndpointKind)
+        connect = "connect (ms)" if named else "DNS,TCP,TLS ms"
         rows: list[tuple[str, Callable[[EndpointKind], Line]]] = [
             ("", lambda kind: Line((self._glyphs.named(kind), str(kind)))),
-            ("connect (ms)", self._connect),
+            (connect, lambda kind: self._connect(kind, named=named)),
             ("authenticate", lambda kind: self._stage(kind, ProbeStage.SIGNED)),
             ("list", lambda kind: self._stage(kind, ProbeStage.LIST)),
             ("read p50 ms", lambda kind: self._figure(kind, lambda figures: milliseconds(figures.p50_ms / 1000))),
@@ -204,13 +206,14 @@ class _TestLines:
             line.extend(cell).to(LABEL + number * self._cell)
         return line
 
-    def _connect(self, kind: EndpointKind) -> Line:
+    def _connect(self, kind: EndpointKind, *, named: bool) -> Line:
+        """The steps of connecting; with `named` each with its name, else the label of the row has the names."""
         line = Line()
         if self._profile.endpoint(kind) is None:
             return line.add("not in this profile", "dim")
         for stage in stages(self._profile, kind):
             if stage in _CONNECT:
-                line.extend(self._mark(self._probe.step(kind, stage))).add(f"{stage} ", "dim")
+                line.extend(self._mark(self._probe.step(kind, stage))).add(f"{stage} " if named else "", "dim")
                 step = self._probe.step(kind, stage)
                 if step is not None and step.status is StepStatus.OK:
                     line.add(f"{milliseconds(step.seconds)} ")
@@ -233,7 +236,10 @@ class _TestLines:
         line.add(value(step.figures), "strong")
         repeated = self._probe.step(kind, ProbeStage.REREAD)
         if repeated is not None and repeated.figures is not None:
-            line.add(", second read ", "dim").add(value(repeated.figures), str(kind))
+            second = value(repeated.figures)
+            long = ", second read "
+            between = long if line.width + len(long) + len(second) < self._cell else ", again "
+            line.add(between, "dim").add(second, str(kind))
         return line
 
     def _permissions(self) -> Line:
@@ -298,11 +304,16 @@ def connector_lines(state: ConnectorState, glyphs: Glyphs, width: int) -> list[L
     return [*lines, Line((" Press ", "dim"), ("o", "primary"), (" to edit it.", "dim"))]
 
 
-def source_lines(sources: Sequence[tuple[str, str]], glyphs: Glyphs, width: int) -> list[Line]:
-    """The sources of credentials in order of precedence, each with its content; the last row has those without."""
-    if not sources:
+def source_lines(sources: Sequence[tuple[str, str]], missing: Sequence[str], glyphs: Glyphs, width: int) -> list[Line]:
+    """The sources of credentials in order of precedence, each with its content; then those without."""
+    if not sources and not missing:
         return [Line((f" searching{glyphs.ellipsis}", "dim"))]
-    return [row(name, found, glyphs, width, label=width // 2) for name, found in sources]
+    lines = [row(name, found, glyphs, width, label=width // 2) for name, found in sources]
+    first, *rest = wrap(safe(", ".join(missing)), width - LABEL - 1)
+    if missing:
+        lines.append(Line((" nothing in", "dim")).to(LABEL).add(first, "dim"))
+        lines += [Line().to(LABEL).add(part, "dim") for part in rest]
+    return lines
 
 
 def row(label_text: str, value: str, glyphs: Glyphs, width: int, *, label: int = LABEL) -> Line:
@@ -387,8 +398,11 @@ def _credential_lines(credentials: CredentialState, glyphs: Glyphs, now: float, 
     if found is None:
         return [line.add(f"reading{glyphs.ellipsis}", "dim")]
     end = _expiry(found, now)
-    line.add(safe(mask_key_id(found.access_key_id))).add(f" {found.access_key_secret} ", "dim")
-    source = shorten_middle(safe(found.source), width - line.width - end.width - 2, glyphs.ellipsis)
+    line.add(safe(mask_key_id(found.access_key_id)))
+    secret = f" {found.access_key_secret} "
+    known = safe(found.source)
+    line.add(secret if line.width + len(secret) + len(known) + end.width + 2 <= width else "  ", "dim")
+    source = shorten_middle(known, width - line.width - end.width - 2, glyphs.ellipsis)
     return [line.add(source).right(end, width)]
 
 

@@ -217,8 +217,7 @@ class SetupScreen(ConsoleScreen):
             for state in self._sources
             if state.exists
         ]
-        if missing := [str(state.source) for state in self._sources if not state.exists]:
-            sources.append(("nothing in", ", ".join(missing)))
+        missing = [str(state.source) for state in self._sources if not state.exists]
         glyphs, warming = self.glyphs, newest_warm_up(self.console)
         lines = [
             self._heading(f"Accelerator{self._simulated}", width),
@@ -227,7 +226,7 @@ class SetupScreen(ConsoleScreen):
             self._heading("Connector", width),
             *panels.connector_lines(self._connector, glyphs, width),
             self._heading("Credentials on this machine", width),
-            *panels.source_lines(sources, glyphs, width),
+            *panels.source_lines(sources, missing, glyphs, width),
         ]
         return lines[:height]
 

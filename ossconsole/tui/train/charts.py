@@ -221,6 +221,7 @@ def chart(
     count = inner * plot.DOTS[symbols][0]
     points, loose = (_points(context.view, name, window, count) for name in (spec.series, spec.behind))
     scale = _scale(spec, [*points, *loose])
+    shown = scale if points or loose or spec.scale == "percent" else None  # of nothing it would be from 0 to 1
     cells = plot.draw(plot.columns_of(points, window.start, window.end, count), scale, rows, symbols)
     dots = plot.scatter(plot.columns_of(loose, window.start, window.end, count, join=False), scale, rows, symbols)
     lines = [context.heading(spec.title, width, *_notes(points, loose, window, spec, note))]
@@ -228,7 +229,7 @@ def chart(
     for index, (row, behind) in enumerate(zip(cells, dots, strict=True)):
         marked = _marked(row, behind, window, context)
         curve = _by_endpoint(marked, spans, window) if spans else _in_front(marked, behind, spec.style)
-        lines.append(axis(scale, index, rows, context.glyphs, spec.unit).extend(curve))
+        lines.append(axis(shown, index, rows, context.glyphs, spec.unit).extend(curve))
         if index in tick_rows(rows):
             lines[-1] = with_grid(lines[-1], context.glyphs)
     if spec.lane:
@@ -296,10 +297,12 @@ def tick_rows(rows: int) -> dict[int, float]:
     return {round((1 - share) * (rows - 1)): share for share in shares} if rows > 1 else {0: 1.0}
 
 
-def axis(scale: plot.Scale, index: int, rows: int, glyphs: Glyphs, unit: str = "") -> Line:
-    """The axis in a row, with the value and, at the top, the unit where the row has a tick."""
+def axis(scale: plot.Scale | None, index: int, rows: int, glyphs: Glyphs, unit: str = "") -> Line:
+    """The axis in a row, with the value and, at the top, the unit where the row has a tick; no scale, no values."""
     share = tick_rows(rows).get(index)
-    label = "" if share is None else _axis_label(scale, scale.value(share), unit if index == 0 else "", unit)
+    label = ""
+    if share is not None and scale is not None:
+        label = _axis_label(scale, scale.value(share), unit if index == 0 else "", unit)
     line = Line((label.rjust(AXIS_WIDTH)[:AXIS_WIDTH], "dim"))
     return line.add(glyphs.vertical if share is None else glyphs.tick, "rule")
 
@@ -310,7 +313,7 @@ def _axis_label(scale: plot.Scale, value: float, shown: str, unit: str) -> str:
         value, shown = value / 1000, shown and " s"
     elif unit == " MB/s" and scale.high < 1:
         value, shown = value * 1000, shown and " KB/s"
-    label = compact(value)
+    label = f"{value:.4g}" if 100 <= value < 1000 and value % 1 else compact(value)
     return next((text for text in (label + shown, label + shown.strip()) if len(text) <= AXIS_WIDTH), label)
 
 

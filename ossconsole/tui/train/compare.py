@@ -163,7 +163,9 @@ def _result(context: DashboardContext, width: int) -> list[Line]:
             Line((" switching to ", "warn")).extend(context.named(view.endpoint)).add(f" {passed}/{needed}", "warn")
         )
     elif view.comparison.pairs:
-        lines.append(_comparison_line(context, width))
+        # Auto A/B and the control count their pairs themselves.
+        if view.comparison.estimate is not None or not context.comparison_status:
+            lines.append(_comparison_line(context, width))
     else:
         lines.append(Line((shorten(f" {_missing(context)}", width, glyphs.ellipsis), "dim")))
     if context.comparison_status:

@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Grid, Horizontal, Vertical
 
 from ossconsole.telemetry.events import LogLine, RunState, Saving, megabytes
+from ossconsole.telemetry.runs import RunSummary
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.console import ConsoleState, Ready
 from ossconsole.tui.kit import actions
@@ -19,7 +20,7 @@ from ossconsole.tui.kit.canvas import Painter, Panel
 from ossconsole.tui.kit.dialogs import DetailScreen
 from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen
 from ossconsole.tui.kit.table import VirtualTable
-from ossconsole.tui.kit.text import Line, clock, percent, safe, shorten, shorten_middle, wrap
+from ossconsole.tui.kit.text import Line, clock, percent, safe, shorten_around_key, shorten_middle, wrap
 from ossconsole.tui.train import compare, headline, machine
 from ossconsole.tui.train.charts import SPEED, TimeAxis, TimeWindow, chart, chart_specs
 from ossconsole.tui.train.monitor import DashboardContext
@@ -74,6 +75,11 @@ class Dashboard(ConsoleScreen):
     def state(self) -> ConsoleState:
         """The state to explain while there is no run; a record needs no bucket."""
         return Ready()
+
+    @property
+    def recent(self) -> Sequence[RunSummary]:
+        """Recorded runs to show while there is no run, the newest first."""
+        return ()
 
     @property
     def starting(self) -> bool:
@@ -176,8 +182,9 @@ class Dashboard(ConsoleScreen):
         """The time window of all charts."""
         return self._axis.window(self.source.view, self.source.now)
 
-    def _idle(self, width: int, _height: int) -> Sequence[Line]:
-        return headline.idle(self.context, self.state, width, starting=self.starting)
+    def _idle(self, width: int, height: int) -> Sequence[Line]:
+        found = headline.idle(self.context, self.state, width, starting=self.starting, recent=self.recent)
+        return found[:height]
 
     def _speed(self, width: int, height: int) -> Sequence[Line]:
         note = f"{SMALL_CHARTS_FROM} rows for more" if self.has_class("-short") else ""
@@ -317,7 +324,7 @@ def event_row(line: LogLine, context: DashboardContext, width: int) -> Line:
         mark, style = marks.get(line.level, (glyphs.dot, "dim"))
     row = Line((f" {clock(line.time)} ", "dim"), (f"{mark} ", style))
     look = {"error": "bad", "info": "dim"}.get(line.level, "text")
-    return row.add(shorten(safe(line.text), width - row.width, glyphs.ellipsis), look)
+    return row.add(shorten_around_key(safe(line.text), width - row.width, glyphs.ellipsis), look)
 
 
 class EventsScreen(ConsoleModal):

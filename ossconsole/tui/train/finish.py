@@ -27,7 +27,7 @@ def card(context: DashboardContext, found: Diagnosis, width: int, height: int) -
     best = next((text for text in _accuracy(view) if first.width + len(text) + 2 <= width), "")
     if best:
         first.right(Line((best, "strong"), (" ", "text")), width)
-    last = _row(edge, "next", _keys(context, width)) if context.has_controls else None
+    last = _row(edge, "next", _keys(context, width - _LABEL - 2)) if context.has_controls else None
     room = height - 1 - (last is not None)
     rows: list[Line] = []
     if state is RunState.FAILED and found.advice:
@@ -59,8 +59,7 @@ def _done(view: RunView) -> str:
     steps = f"{view.step:,} of {counted(view.total_steps, 'step')}" if view.total_steps else counted(view.step, "step")
     if view.state is RunState.FINISHED:
         steps = counted(view.step, "step")
-    epochs = counted(view.last_epoch.epoch if view.last_epoch else 0, "epoch")
-    return f"{epochs}, {steps} in {duration(view.elapsed_s(view.last_time or 0.0))}"
+    return f"{counted(view.completed_epochs, 'epoch')}, {steps} in {duration(view.elapsed_s(view.last_time or 0.0))}"
 
 
 def _accuracy(view: RunView) -> list[str]:
@@ -85,9 +84,9 @@ def _speed_up(context: DashboardContext, words: str, width: int) -> Line:
     saved = _saved_minutes(view)
     if saved is not None:
         money = f" and CNY {saved / 60 * context.price_per_hour:.2f}" if context.price_per_hour else ""
-        saves = f"saves {duration(saved * 60)}{money} per epoch"
-        long = f"; {found.faster} {saves}"
-        line.add(long if line.width + len(long) <= width else f"; {saves}", "text")
+        time = f"saves {duration(saved * 60)}"
+        variants = (f"; {found.faster} {time}{money} per epoch", f"; {time}{money} per epoch", f"; {time}/epoch")
+        line.add(next((text for text in variants if line.width + len(text) <= width), ""), "text")
     return line.to(min(line.width, width))
 
 
@@ -105,14 +104,18 @@ def _checkpoint(context: DashboardContext, width: int) -> Line | None:
     saved = context.view.last_checkpoint
     if saved is None:
         return None
-    note = f"  epoch {saved.epoch}, step {saved.step:,}, {size(saved.bytes)}"
-    return Line((shorten_middle(safe(saved.key), width - len(note), context.glyphs.ellipsis), "text"), (note, "dim"))
+    key = safe(saved.key)  # in full, where that is possible: it can be copied
+    notes = (f"  epoch {saved.epoch}, step {saved.step:,}, {size(saved.bytes)}", f"  {size(saved.bytes)}", "")
+    note = next((note for note in notes if len(key) + len(note) <= width), "")
+    return Line((shorten_middle(key, width - len(note), context.glyphs.ellipsis), "text"), (note, "dim"))
 
 
 def _keys(context: DashboardContext, width: int) -> Line:
     """The keys of the next steps; a run without a checkpoint cannot be resumed or evaluated."""
     line = Line()
     for key, text in _KEYS:
-        if key not in _OF_A_CHECKPOINT or context.view.last_checkpoint is not None:
-            line.add(f" {context.glyphs.dot} " if line.width else "", "dim").add(key, "primary").add(f" {text}", "text")
-    return line.to(min(line.width, width))
+        gap = f" {context.glyphs.dot} " if line.width else ""
+        fits = line.width + len(f"{gap}{key} {text}") <= width
+        if fits and (key not in _OF_A_CHECKPOINT or context.view.last_checkpoint is not None):
+            line.add(gap, "dim").add(key, "primary").add(f" {text}", "text")
+    return line

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted
 from ossconsole.telemetry.diagnosis import Bottleneck, diagnose
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.measure import COMPUTE_BOUND, IO_BOUND
+from ossconsole.telemetry.runs import RunSummary
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.console import ConsoleState, PreparationStage, Ready, StageState, Starting
 from ossconsole.tui.kit.screen import notice, retry_hint, stage_lines
@@ -26,6 +29,7 @@ from ossconsole.tui.kit.text import (
 )
 from ossconsole.tui.train import finish
 from ossconsole.tui.train.monitor import DashboardContext
+from ossconsole.tui.train.run_rows import run_header, run_row
 
 _BOUND_STYLES = {
     Bottleneck.IO: "bad",
@@ -275,8 +279,13 @@ _WHILE_IT_RUNS = Line((" During a run, ", "dim"), ("e", "primary"), (" switches 
 _WHILE_IT_RUNS.add("a", "primary").add(" measures both.", "dim")
 
 
-def idle(context: DashboardContext, state: ConsoleState, width: int, *, starting: bool) -> list[Line]:
-    """The panel without a run; `starting` for a run that was started and has not reported yet."""
+def idle(
+    context: DashboardContext, state: ConsoleState, width: int, *, starting: bool, recent: Sequence[RunSummary] = ()
+) -> list[Line]:
+    """The panel without a run; `starting` for a run that was started and has not reported yet.
+
+    `recent` are recorded runs, the newest first.
+    """
     errors = context.view.errors
     if errors:
         text = wrap(safe(errors[-1].text), width - 4)
@@ -291,8 +300,11 @@ def idle(context: DashboardContext, state: ConsoleState, width: int, *, starting
     if starting:
         return lines
     if isinstance(state, Ready):
-        next_steps = [Line((" No run yet. ", "strong")).extend(_HOW)]
+        next_steps = [Line((" No active run. " if recent else " No run yet. ", "strong")).extend(_HOW)]
         next_steps += [Line(), _WHILE_IT_RUNS] if not stages else []
+        if recent:
+            rows = [run_row(run, width) for run in recent]
+            next_steps += [Line(), context.heading("recorded runs", width, "r: all"), run_header(width), *rows]
     elif isinstance(state, Starting) and stages:
         next_steps = [Line((" A run can start once the sample dataset is complete.", "dim"))]
     elif any(stage.state is StageState.FAILED for stage in stages):

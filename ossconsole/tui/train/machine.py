@@ -38,7 +38,7 @@ def machine(context: DashboardContext, width: int, height: int) -> list[Line]:
 
 
 def _nothing(context: DashboardContext) -> str:
-    return "no data yet" if context.has_controls else "no data in the record yet"
+    return "no data yet" if context.has_controls else "no data in the record so far"
 
 
 def _name(gpu: GpuSample) -> str:
@@ -166,6 +166,15 @@ def _fitted(parts: Sequence[str], width: int, label: str = "host") -> Line:
     return line.add(joined(shown), "text")
 
 
+def _rows_of(parts: Sequence[str], width: int) -> list[str]:
+    """The parts side by side, in as many rows as they need."""
+    rows = [""]
+    for part in parts:
+        together = joined((rows[-1], part))
+        rows = [*rows[:-1], together] if len(together) <= width else [*rows, part]
+    return rows
+
+
 def detail_lines(context: DashboardContext, width: int) -> list[Line]:
     """All metrics of all GPUs and of the host."""
     telemetry = context.view.telemetry
@@ -179,7 +188,7 @@ def detail_lines(context: DashboardContext, width: int) -> list[Line]:
     lines += [Line(), context.heading("host", width)]
     if telemetry.host is not None:
         rows = _host_rows(telemetry.host, simulated=context.simulated)
-        lines += [Line((f" {joined(row)}", "text")) for row in rows]
+        lines += [Line((f" {part}", "text")) for row in rows for part in _rows_of(row, width - 2)]
     return lines
 
 

@@ -40,8 +40,8 @@ async def show_predictions(screen: ConsoleScreen, record: Path) -> None:
     try:
         saved = await asyncio.to_thread(read_predictions, record)
         if saved is None and (job is None or not job.alive):
-            job = await asyncio.to_thread(screen.services.plan_evaluation, record)
-            _start(screen, job)
+            job = await asyncio.to_thread(screen.services.start_evaluation, record)
+            screen.console.jobs.append(job)
     except ConsoleError as error:
         screen.show_error(error)
         return
@@ -52,11 +52,6 @@ def _newest_evaluation(screen: ConsoleScreen | ConsoleModal, record: Path) -> Ev
     """The evaluation of the run that was started last in this session."""
     found = (job for job in reversed(screen.console.jobs) if isinstance(job, EvaluationJob) and job.record == record)
     return next(found, None)
-
-
-def _start(screen: ConsoleScreen | ConsoleModal, job: EvaluationJob) -> None:
-    screen.console.jobs.append(job)
-    job.start()
 
 
 class PredictionsScreen(ConsoleModal):
@@ -139,12 +134,12 @@ class PredictionsScreen(ConsoleModal):
         if self._job is not None and self._job.alive:
             return
         try:
-            job = await asyncio.to_thread(self.services.plan_evaluation, self._record)
+            job = await asyncio.to_thread(self.services.start_evaluation, self._record)
         except ConsoleError as error:
             self.show_error(error)
             return
         self._job = job
-        _start(self, job)
+        self.console.jobs.append(job)
         self._tick()
 
 

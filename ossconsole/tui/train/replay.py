@@ -196,6 +196,10 @@ class ReplayScreen(Dashboard):
             return False
         return super().check_action(action, parameters)
 
+    def label_now(self, action: str) -> str:
+        """The key that plays also pauses."""
+        return "Pause" if action == "play" and self._replay.playing and not self._replay.at_end else ""
+
     def action_play(self) -> None:
         """Play or pause; at the end, play from the beginning."""
         if self._replay.at_end:

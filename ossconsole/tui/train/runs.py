@@ -12,7 +12,6 @@ from textual.binding import BindingType
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import export
-from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.report import write_report
 from ossconsole.telemetry.runs import RunSummary, list_runs
 from ossconsole.tui.kit import actions
@@ -20,9 +19,10 @@ from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen
 from ossconsole.tui.kit.screen import ConsoleScreen
 from ossconsole.tui.kit.table import VirtualTable
-from ossconsole.tui.kit.text import Line, moment, number, percent, rate, safe, shorten
+from ossconsole.tui.kit.text import Line, safe, shorten
 from ossconsole.tui.train.replay import Replay, ReplayScreen
 from ossconsole.tui.train.run_compare import MOST_RUNS, RunCompareScreen
+from ossconsole.tui.train.run_rows import run_header, run_row
 
 
 def _write_report(record: Path, target: Path) -> Path:
@@ -36,7 +36,6 @@ _EXPORTS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
     "json": (".json", export.export_json),
     "tensorboard": ("-tensorboard", export.export_tensorboard),
 }
-_STATE_STYLES = {RunState.FINISHED: "good", RunState.FAILED: "bad", RunState.STOPPED: "dim"}
 
 
 class RunsScreen(ConsoleScreen):
@@ -51,7 +50,7 @@ class RunsScreen(ConsoleScreen):
         self._listed = False
 
     def body(self) -> ComposeResult:
-        yield VirtualTable[RunSummary](self._row, self._header, id="runs")
+        yield VirtualTable[RunSummary](self._row, run_header, id="runs")
         yield Panel(self._status, id="runs-status")
 
     @property
@@ -82,37 +81,8 @@ class RunsScreen(ConsoleScreen):
 
     # Drawing
 
-    def _columns(self, width: int) -> list[tuple[str, int, Callable[[RunSummary], str]]]:
-        columns: list[tuple[str, int, Callable[[RunSummary], str]]] = [
-            ("samples/s", 10, lambda run: rate(run.samples_per_s)),
-            ("wait", 7, lambda run: percent(run.wait_fraction)),
-            ("top-1", 8, lambda run: percent(run.top1, 1)),
-            ("loss", 8, lambda run: number(run.loss)),
-            ("step", 8, lambda run: f"{run.step:,}"),
-            ("endpoint", 13, lambda run: str(run.endpoint or "")),
-        ]
-        room, shown = width - 2 - 21 - 13, []
-        for column in columns:
-            room -= column[1]
-            if room >= 0:
-                shown.append(column)
-        return shown
-
-    def _header(self, width: int) -> Line:
-        line = Line(("  started", "dim")).to(23).add("state").to(36)
-        line.pieces = [(text, "dim") for text, _ in line.pieces]
-        for title, size, _ in self._columns(width):
-            line.add(title.rjust(size), "dim")
-        return line
-
     def _row(self, run: RunSummary, width: int) -> Line:
-        mark = self.glyphs.done if run.run in self._marked else " "
-        line = Line((mark, "primary"), (f" {moment(run.started)}", "text")).to(23)
-        words = "interrupted" if run.interrupted else str(run.state)
-        line.add(words, "bad" if run.interrupted else _STATE_STYLES.get(run.state, "primary")).to(36)
-        for _, size, value in self._columns(width):
-            line.add(shorten(safe(value(run)), size - 1).rjust(size), "text")
-        return line
+        return run_row(run, width, self.glyphs.done if run.run in self._marked else " ")
 
     def _status(self, width: int, _height: int) -> Sequence[Line]:
         run = self.table.cursor_row
@@ -122,6 +92,7 @@ class RunsScreen(ConsoleScreen):
             run.run,
             "simulated" if run.simulated else "",
             f"on {run.host}" if run.alive is None else "",
+            f"A/B {run.comparison.words}" if run.comparison is not None and run.comparison.words else "",
             run.error,
         ]
         text = "  ".join(safe(part) for part in details if part)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from ossconsole.config.profiles import FieldError, Profile, checked
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.gpu import visible_gpus
+from ossconsole.telemetry.runs import RunSummary, list_runs
 from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.view import RunView
 from ossconsole.training.settings import AUTO, BACKBONE, DEVICES, NOTHING, PRESETS, TrainSettings, auto_values
@@ -33,7 +35,11 @@ from ossconsole.tui.kit.text import number, safe
 from ossconsole.tui.train.dashboard import Dashboard, RunSource
 from ossconsole.tui.train.monitor import PendingRequest, RunMonitor
 
+_log = logging.getLogger(__name__)
+
 FORM = "train"
+_RECENT = 40
+"""The number of recorded runs that are read for an idle screen; a large one shows about as many."""
 _FIELDS = (
     Field("epochs", "Epochs", "passes over the training set"),
     Field("max_steps", "Max steps", "stop after this many steps; 0 = no limit"),
@@ -46,9 +52,9 @@ _FIELDS = (
     Field("endpoint", "Endpoint", "endpoint to start with"),
     Field("dataset_prefix", "Dataset", "prefix with train/<class>/ in it: prepared samples, or plain images"),
     Field("val_split", "Held out", "share of the images to validate with, where the dataset has no val/"),
-    Field("switch_every", "Switch every", "alternate the endpoints every N steps; 0 = manual (e)"),
+    Field("switch_every", "Switch every", "alternate the endpoints every N steps; 0 = off, e switches by hand"),
     Field("learning_rate", "Learning rate", "peak, before a cosine to 0; auto = 0.1 per 256 samples"),
-    Field("image_size", "Image size", "side of the training images in px; 0 = 224 from 256 stored"),
+    Field("image_size", "Image size", "side of the training images in px; 0 = as stored (224 from 256)"),
     Field("weights", "Weights", "none, imagenet, a file, or oss://bucket/key"),
     Field("freeze", "Freeze", "backbone = train only the head", choices=((NOTHING, NOTHING), (BACKBONE, BACKBONE))),
     Field("resume", "Resume from", "key of a checkpoint, or latest; empty = from scratch"),
@@ -137,9 +143,9 @@ class NewRunScreen(FormScreen):
         """The run; its values are remembered, the dataset prefix unless it is the profile's. Raises FieldError."""
         typed = dict(values)
         profile = checked(msgspec.structs.replace(self._profile, dataset_prefix=typed.pop("dataset_prefix")))
-        for name, auto in _AUTO_VALUES.items():
-            if typed.get(name) == AUTO:
-                typed[name] = str(auto)
+        for name, (word, value) in _WORDS.items():
+            if typed.get(name) == word:
+                typed[name] = str(value)
         try:
             settings = msgspec.convert(typed, TrainSettings, strict=False)
         except msgspec.ValidationError as error:
@@ -151,12 +157,18 @@ class NewRunScreen(FormScreen):
         return NewRun(settings, prefix)
 
 
-_AUTO_VALUES = auto_values()
+_ZEROS = {"max_steps": "no limit", "switch_every": "off", "checkpoint_every": "each epoch", "image_size": "as stored"}
+_WORDS: dict[str, tuple[str, int]] = {
+    **{name: (AUTO, value) for name, value in auto_values().items()},
+    **{name: (word, 0) for name, word in _ZEROS.items()},
+}
+"""What stands for a value of a setting in the form, and that value, which can be entered as well."""
 
 
 def _shown(name: str, value: object) -> str:
     """A value of the settings in the form."""
-    return AUTO if name in _AUTO_VALUES and value == _AUTO_VALUES[name] else str(value)
+    word, meant = _WORDS.get(name, ("", None))
+    return word if word and value == meant else str(value)
 
 
 def _gpu_label(gpu: GpuSample) -> str:
@@ -183,6 +195,10 @@ class TrainScreen(Dashboard):
     SCOPE = "train"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("train")]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._recent: Sequence[RunSummary] = ()
+
     @property
     def monitor(self) -> RunMonitor:
         """The newest run as the console has seen it."""
@@ -208,6 +224,25 @@ class TrainScreen(Dashboard):
     def starting(self) -> bool:
         """True for a run that has not reported yet."""
         return self.monitor.busy
+
+    @property
+    def recent(self) -> Sequence[RunSummary]:
+        """The runs recorded last."""
+        return self._recent
+
+    def on_screen_resume(self) -> None:
+        """Paint; without a run, also list the runs recorded last."""
+        super().on_screen_resume()
+        if self.monitor.view.run is None:
+            self._list_recent()
+
+    @work(thread=True, exclusive=True, group="recent", exit_on_error=False)
+    def _list_recent(self) -> None:
+        try:
+            self._recent = list_runs(newest=_RECENT)
+        except ConsoleError as error:
+            _log.info("no recorded runs: %s", error)  # the list of runs shows it
+        self.app.call_from_thread(self.draw)
 
     @property
     def has_controls(self) -> bool:
@@ -260,13 +295,23 @@ class TrainScreen(Dashboard):
         ready = isinstance(self.services.state, Ready)
         return [(action, live and (ready or action.name != "new_run")) for action, live in super().live_actions()]
 
+    def label_now(self, action: str) -> str:
+        """The pause key continues a run that is paused, or will be."""
+        return "Continue" if action == "pause" and self._paused else ""
+
+    @property
+    def _paused(self) -> bool:
+        """Whether the run is paused, or was asked to pause."""
+        run, request = self.monitor.run, self.monitor.request
+        asked = request.name if request is not None else ""
+        return run is not None and (asked == "pause" or (run.state is RunState.PAUSED and asked != "resume"))
+
     def action_pause(self) -> None:
         """Pause the run, or resume it, also where it has not paused yet."""
-        run, request = self.monitor.run, self.monitor.request
+        run = self.monitor.run
         if run is None:
             return
-        asked = request.name if request is not None else ""
-        if asked == "pause" or (run.state is RunState.PAUSED and asked != "resume"):
+        if self._paused:
             run.resume()
             self._request("resume", "resuming", lambda view: view.state is not RunState.PAUSED)
         else:

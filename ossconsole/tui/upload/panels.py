@@ -70,6 +70,11 @@ class PanelArea:
         line = Line((f" {label}", "dim")).to(_LABEL_WIDTH + 1)
         return line.add(shorten(text, room, self.glyphs.ellipsis), style)
 
+    def rows(self, label: str, text: str, style: str) -> list[Line]:
+        """A label and its value in full, broken between words."""
+        parts = wrap(safe(text), max(8, self.width - _LABEL_WIDTH - 2))
+        return [self.row("" if at else label, part, style) for at, part in enumerate(parts)]
+
     def note(self, mark: str, style: str, failure: Failure) -> Line:
         """A file and the reason why it failed; of a long path the end is kept."""
         reason = safe(failure.reason)
@@ -89,7 +94,7 @@ def form_lines(area: PanelArea, prefix: str, advanced: str) -> list[Line]:
     lines = [
         Line((" s  ", "primary"), ("scan the source and show the plan of the upload", "text")),
         Line((" o  ", "primary"), ("select a folder, an archive or a table", "text")),
-        Line((" a  ", "primary"), ("advanced: label files, a held-out share, the encoding of names", "text")),
+        Line((" a  ", "primary"), ("advanced: label files, a held-out share, name encoding", "text")),
         area.row("target", prefix),
         *([area.row("advanced", safe(advanced), "strong")] if advanced else []),
         Line(),
@@ -101,7 +106,8 @@ def form_lines(area: PanelArea, prefix: str, advanced: str) -> list[Line]:
         "a .tar, .tar.gz or .zip of such a folder, read without unpacking",
         "a .csv or .tsv of path, label and split",
     )
-    lines += [Line((f"   {area.glyphs.dot} ", "rule"), (kind, "dim")) for kind in kinds]
+    shown = [shorten(kind, area.width - 6, area.glyphs.ellipsis) for kind in kinds]
+    lines += [Line((f"   {area.glyphs.dot} ", "rule"), (kind, "dim")) for kind in shown]
     formats = (
         ("image-jpeg", "a twentieth of the tutorial's bytes; random crops in each epoch"),
         ("originals", "the image files as they are; trained on as image-jpeg"),
@@ -250,7 +256,7 @@ def progress_lines(area: PanelArea, progress: UploadProgress, source: str, rates
     if progress.waiting:
         lines.append(area.row("waiting", safe(progress.waiting), "warn"))
     if progress.error:
-        lines.append(area.row("stopped by", safe(progress.error), "bad"))
+        lines += area.rows("stopped by", progress.error, "bad")
     if area.height - len(lines) >= _CHART_NEEDS + 2:
         lines += [Line(), *rates.lines(area)]
     return lines + _workers(area, progress, area.height - len(lines))
@@ -387,7 +393,7 @@ def end_lines(
         ),
     ]
     if progress.error:
-        lines.append(area.row("stopped by", safe(progress.error), "bad"))
+        lines += area.rows("stopped by", progress.error, "bad")
     if summary.manifest:
         lines.append(area.row("manifest", safe(summary.manifest)))
     if summary.removed:
@@ -447,6 +453,7 @@ class SampleStrip(Widget):
         parts = [gap]
         for rows in self._shown:
             row = rows[y] if y < len(rows) else Strip.blank(0)
+            row = row.apply_style(self.rich_style)
             parts += [row.adjust_cell_length(_THUMBNAIL_CELLS, self.rich_style), gap]
         return Strip.join(parts).adjust_cell_length(self.size.width, self.rich_style)
 
@@ -481,7 +488,7 @@ class SampleView(Widget):
         width = self.size.width
         if y >= len(self._strips):
             return Strip.blank(width, self.rich_style)
-        return self._strips[y].adjust_cell_length(width, self.rich_style)
+        return self._strips[y].apply_style(self.rich_style).adjust_cell_length(width, self.rich_style)
 
 
 def _pixels(picture: SamplePreview, fmt: SampleFormat, width: int, height: int) -> NDArray[np.uint8] | None:

@@ -128,6 +128,7 @@ _SELECTS = {
 """The lists of the form: label, choices (label and value) and default."""
 FORM = "upload"
 _STRIP_FROM = 40  # rows of the screen
+_SAMPLE_FROM = 76  # columns: on fewer, the figures beside the image would be cut
 _RECENT = 8
 
 
@@ -178,7 +179,8 @@ class UploadScreen(ConsoleScreen):
         self.set_class(running, "-running")
         if running and handle is not None:
             self._rates.add(self.console.now, handle.progress())
-        self.set_class(running and handle is not None and not handle.is_remote, "-sample")
+        fits = self.size.width >= _SAMPLE_FROM
+        self.set_class(fits and running and handle is not None and not handle.is_remote, "-sample")
         self.set_class(self.size.height >= _STRIP_FROM, "-strip")
         for panel in self.query(Panel):
             panel.redraw()
@@ -339,6 +341,11 @@ class UploadScreen(ConsoleScreen):
         self.redraw_bars()
 
     # Actions
+
+    def label_now(self, action: str) -> str:
+        """The pause key continues an upload that is paused."""
+        handle = self.services.upload
+        return "Continue" if action == "pause" and handle is not None and handle.progress().paused else ""
 
     def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
         """Show the actions of the form, of the running upload or of its result."""

@@ -1,0 +1,150 @@
+"""Ranges of tars, which a second process of each reader fetches while the reader decodes.
+
+A thread would not do: the connector holds the GIL until a range has arrived (seen with 1.2.3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.training.child import become_child
+from ossconsole.training.data import Tar
+from ossconsole.training.loading.shared_memory import SharedBuffer
+
+_TARS_OPEN = 1024  # an open one takes 2 KB; the first read of one takes 20 ms of CPU more than later ones (1.2.3)
+
+_ERRNO = re.compile(r"\berrno=(\d+)")  # in the messages of the connector 1.2.3, which has no other sign of the cause
+
+
+class RangeRequest(NamedTuple):
+    """`size` bytes from `offset` on of a tar, through endpoint `kind`, for byte `at` of memory number `memory`."""
+
+    memory: int
+    at: int
+    kind: EndpointKind
+    tar: Tar
+    offset: int
+    size: int
+
+
+class FetchedRange(NamedTuple):
+    """The result of a request: `exists` is whether the tar does, `failed` why its bytes did not arrive."""
+
+    request: RangeRequest
+    exists: bool
+    failed: str
+
+
+class _Allocated(NamedTuple):
+    """New memory; the descriptor of it follows."""
+
+    memory: int
+
+
+class _Freed(NamedTuple):
+    """Memory that is not used any more."""
+
+    memory: int
+
+
+class RangeFetcher:
+    """The reader's end: requests are fetched in their order, whether the reader waits or not.
+
+    All methods raise EOFError or OSError when the process has ended.
+    """
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._allocated = 0
+        self._in_use: set[int] = set()  # numbers of memory
+        self._fetched: dict[tuple[int, int], FetchedRange] = {}  # by memory and position there
+
+    def allocate(self, size: int) -> tuple[int, memoryview]:
+        """The number and a view of new memory of `size` bytes. Raises ConsoleError when there is too little."""
+        buffer = SharedBuffer(size, holds="ranges of shards", remedy="Free memory, or use fewer --workers.")
+        self._allocated += 1
+        self._in_use.add(self._allocated)
+        with contextlib.closing(buffer):
+            self._pipe.send(_Allocated(self._allocated))
+            buffer.send(self._pipe)
+        return self._allocated, memoryview(buffer.memory)
+
+    def free(self, memory: int) -> None:
+        """Frees memory, as soon as its views are gone and a range that is being fetched has arrived."""
+        self._pipe.send(_Freed(memory))
+        self._in_use.discard(memory)
+        self._fetched = {key: found for key, found in self._fetched.items() if key[0] != memory}
+
+    def start(self, request: RangeRequest) -> None:
+        """Fetches a range after those that were requested before."""
+        self._pipe.send(request)
+
+    def wait(self, request: RangeRequest) -> FetchedRange:
+        """The result of a request."""
+        key = request.memory, request.at
+        while (found := self._fetched.pop(key, None)) is None or found.request != request:
+            newest: FetchedRange = self._pipe.recv()
+            if newest.request.memory in self._in_use:
+                self._fetched[newest.request.memory, newest.request.at] = newest
+        return found
+
+
+class TarRanges:
+    """Reads ranges of the tars of a bucket with the connector.
+
+    `connector` returns a `DataSet` of the connector, which serves any number of tars.
+    """
+
+    def __init__(self, bucket: str, connector: Callable[[EndpointKind], Any]) -> None:
+        self._bucket = bucket
+        self._connector = connector
+        self._connected: dict[EndpointKind, Any] = {}
+        self._opened: OrderedDict[tuple[EndpointKind, str], Any] = OrderedDict()
+
+    def fetch(self, request: RangeRequest, memory: memoryview) -> FetchedRange:
+        """Reads one range to its place in `memory`, with one request to the endpoint."""
+        try:
+            source = self._open(request.kind, request.tar)
+            source.seek(request.offset, 0)
+            count = source.readinto(memory[request.at : request.at + request.size])
+        except RuntimeError as error:  # the connector's only exception, also when it cannot be opened
+            found = _ERRNO.search(str(error))
+            missing = found is not None and int(found[1]) == errno.ENOENT
+            return FetchedRange(request, exists=not missing, failed="" if missing else str(error))
+        short = f"only {count} of {request.size} bytes of {request.tar.key} arrived" if count != request.size else ""
+        return FetchedRange(request, exists=True, failed=short)
+
+    def _open(self, kind: EndpointKind, tar: Tar) -> Any:
+        """The connector's object for a tar; opening it sends no request."""
+        found = self._opened.pop((kind, tar.key), None)
+        if found is None:
+            if kind not in self._connected:
+                self._connected[kind] = self._connector(kind)
+            found = self._connected[kind].open_ro(self._bucket, tar.key, tar.bytes, 0, "")
+        self._opened[kind, tar.key] = found  # at the end: the first one is the longest unused
+        if len(self._opened) > _TARS_OPEN:
+            self._opened.popitem(last=False)
+        return found
+
+
+def fetch_ranges(pipe: Connection, bucket: str, connector: Callable[[EndpointKind], Any], native_log: Path) -> None:
+    """The process: fetches what is requested until its pipe closes."""
+    become_child(native_log)
+    ranges, memories = TarRanges(bucket, connector), dict[int, memoryview]()
+    with contextlib.suppress(EOFError, OSError):  # the reader has ended
+        while True:
+            message = pipe.recv()
+            if isinstance(message, _Allocated):
+                memories[message.memory] = memoryview(SharedBuffer.received(pipe).memory)
+            elif isinstance(message, _Freed):
+                del memories[message.memory]
+            else:
+                pipe.send(ranges.fetch(message, memories[message.memory]))
