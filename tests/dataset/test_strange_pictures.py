@@ -7,7 +7,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from PIL import Image, features
 from ossconsole.dataset.decode import UnreadableImageError
 from ossconsole.dataset.formats import SampleFormat, decode
 from ossconsole.dataset.upload.prepare import PreprocessConfig, prepare
+from tests.dataset.conftest import saved
 
 SIDE = 64
 CONFIGS = (
@@ -37,12 +38,6 @@ def scene() -> NDArray[np.uint8]:
 
 
 RGB = Image.fromarray(scene())
-
-
-def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 JPEG = saved(RGB, "JPEG", quality=95, subsampling=0)
