@@ -1,4 +1,4 @@
-"""Makes the README's pictures from the running app: a real run on the sandbox, switched by hand in mid-run.
+"""Makes the README's pictures from the running app: the demo, which switches the endpoints by itself, until its result.
 
 Usage: python assets/make_pictures.py
 """
@@ -15,10 +15,12 @@ from pathlib import Path
 
 from textual.app import App
 
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry.view import RunView
+
 HERE = Path(__file__).parent
 SIZES = {"": (120, 40), "-80x24": (80, 24)}
-STEPS_BEFORE, STEPS_AFTER = 25, 55
-POLL_S, DEADLINE_S = 0.2, 600
+POLL_S, DEADLINE_S = 0.2, 900
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -34,6 +36,11 @@ def shows(app: App[str], words: str) -> bool:
     return words.replace(" ", "&#160;") in app.export_screenshot()
 
 
+def decided(view: RunView) -> bool:
+    """Whether the ratio is known, and the batches in use are settled ones of the accelerated endpoint."""
+    return view.comparison.decided and view.settling is None and view.delivering is EndpointKind.ACCELERATED
+
+
 async def main() -> None:
     from ossconsole.cli.application import Application
     from ossconsole.cli.options import Target
@@ -43,9 +50,7 @@ async def main() -> None:
     services.open()
     app = ConsoleApp(services, initial_mode="train", theme="console-dark")
     async with app.run_test(size=SIZES[""]) as pilot:
-        await until(lambda: (services.run.step if services.run else 0) >= STEPS_BEFORE)
-        app.simulate_key("e")
-        await until(lambda: services.run is not None and services.run.step >= STEPS_AFTER)
+        await until(lambda: decided(app.monitor.view))
         for suffix, size in SIZES.items():
             await pilot.resize_terminal(*size)
             await asyncio.sleep(1)

@@ -13,6 +13,7 @@ from hypothesis import settings
 from ossconsole.config import credentials
 from ossconsole.config.files import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
 from ossconsole.config.metadata import METADATA_VARIABLE
+from ossconsole.storage.client import ObjectStore
 from tests.sandboxed import Sandboxed, sandboxed
 
 _FOREIGN = ("OSS_", "OSSCONSOLE_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "ALICLOUD_")
@@ -59,3 +60,11 @@ def sandboxed_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandb
     """One unshaped sandbox for all tests of a session; each test keeps to keys of its own."""
     with sandboxed(tmp_path_factory.mktemp("sandboxed")) as running:
         yield running
+
+
+@pytest.fixture
+def store(sandboxed_bucket: Sandboxed) -> Iterator[ObjectStore]:
+    """The store of the shared sandbox's bucket, through its standard endpoint."""
+    opened = sandboxed_bucket.store()
+    yield opened
+    opened.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fastcrc
 import msgspec
+import pytest
 
 from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.credentials import Credentials, Secret
@@ -20,7 +21,7 @@ from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_mani
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import FaultPlan
 from ossconsole.sandbox.keys import AccessKey, KeyRing, Role
-from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from ossconsole.sandbox.response import RequestRecord
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import NO_RETRY
@@ -79,6 +80,12 @@ def sandboxed(folder: Path, *, unshaped: bool = True, arguments: tuple[str, ...]
 
 def _source(key: AccessKey) -> FixedSource:
     return FixedSource(Credentials(key.id, key.secret, key.token))
+
+
+def set_keys(monkeypatch: pytest.MonkeyPatch, pair: Credentials | SandboxInfo) -> None:
+    """Sets the key pair as the environment's."""
+    monkeypatch.setenv("OSS_ACCESS_KEY_ID", pair.access_key_id)
+    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", pair.access_key_secret.reveal())
 
 
 def small_dataset(bucket: Sandboxed, name: str, *, samples: int, side: int) -> Profile:

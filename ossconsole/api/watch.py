@@ -13,8 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ossconsole.api.ranks import RankExchange, RankTimes, process_group, this_rank, world_size
-from ossconsole.api.recorder import StepRecorder
-from ossconsole.api.timing import StepTimer, to_host
+from ossconsole.api.recorder import StepRecorder, StepTimer, to_host
 from ossconsole.api.watched_run import WatchedLoop, WatchedRun
 from ossconsole.config.errors import ConsoleError
 

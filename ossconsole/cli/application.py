@@ -221,7 +221,8 @@ class Application:
             opened = self._ready()
             if self.run is not None and self.run.alive:
                 raise ConsoleError(
-                    "A run is active, and an evaluation would take its processor time.", remedy="Wait for its end."
+                    "A run is active, and an evaluation would share the processor and the GPU with it.",
+                    remedy="Wait for its end, or press 0, then s, to stop it.",
                 )
             if self.evaluation is not None:
                 self.evaluation.refuse_others("another evaluation")

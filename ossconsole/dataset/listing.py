@@ -339,7 +339,7 @@ def _format_of(key: str) -> tuple[SampleFormat | None, str]:
     name = key[key.rfind("/") + 1 :]
     if not name:
         return None, FOLDER_MARKER
-    if name.lower() in _HIDDEN_NAMES or any(is_hidden(part) for part in key.split("/")):
+    if name.lower() in _HIDDEN_NAMES or is_hidden(key):
         return None, HIDDEN_FILE
     suffix = name[name.rfind(".") :]
     if suffix == _TENSOR.suffix:

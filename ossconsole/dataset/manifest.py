@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -373,6 +374,9 @@ def _samples_problem(manifest: Manifest) -> str:
     return ""
 
 
+_LEAVING_PART = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)")  # a part of a key that is empty, "." or ".."
+
+
 def key_problem(key: str) -> str:
     """Why `key` is not valid as a sample's relative key; "" when it is."""
     if not key:
@@ -385,7 +389,7 @@ def key_problem(key: str) -> str:
             return f"the key {key!r} has control characters"
     if len(key.encode()) > MAX_KEY_BYTES:
         return f"the key {key[:40]!r}… is longer than {MAX_KEY_BYTES} bytes"
-    if key.startswith("\\") or any(part in {"", ".", ".."} for part in key.split("/")):
+    if key.startswith("\\") or _LEAVING_PART.search(key):
         return f"the key {key!r} leaves the dataset prefix"
     return ""
 

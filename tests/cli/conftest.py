@@ -1,11 +1,13 @@
-"""A state folder with the sandbox's dataset for the tests of the real command."""
+"""A state folder with the sandbox's dataset for the tests of the real command, and its output as JSON."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from tests.cli.consoles import cleared, fill_sandbox
@@ -26,3 +28,8 @@ def state(filled: Path, home: Path) -> Iterator[Path]:
     shutil.copytree(filled, folder, dirs_exist_ok=True)
     with cleared(folder):
         yield folder
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[Any]:
+    """The JSON objects that were printed, one per line."""
+    return [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]

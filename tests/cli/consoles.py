@@ -77,6 +77,12 @@ class Console(Terminal):
     def type(self, keys: str) -> None:
         os.write(self.master, keys.encode())
 
+    def quit(self) -> None:
+        """Press q where nothing runs: the console ends and restores the terminal."""
+        self.type("q")
+        assert self.finish() == 0
+        self.assert_restored()
+
 
 def fill_sandbox(state: Path) -> None:
     """A small dataset in the state folder's sandbox, so that a demo starts its run without an upload."""

@@ -22,7 +22,7 @@ from ossconsole.tui.kit import memory
 from ossconsole.tui.upload.screen import FORM
 from tests.cli.consoles import Console, cleared, processes_of, training, wait_until
 from tests.dataset.conftest import make_pictures
-from tests.sandboxed import Sandboxed
+from tests.sandboxed import Sandboxed, set_keys
 
 pytestmark = pytest.mark.timeout(300)
 LEAVE_RUNNING, STOP_AND_LEAVE = "\x1b[C\r", "\x1b[C\x1b[C\r"
@@ -68,8 +68,7 @@ def test_a_run_is_left_found_again_steered_by_two_and_stopped(state: Path) -> No
         assert [console.process.poll() for console in (second, third)] == [None, None]
         second.type(" ")
         second.until_seen("running")
-        third.type("q")
-        assert third.finish() == 0
+        third.quit()
         assert f"The run {run.run} continues in its own process" in " ".join(third.lines)
         assert the_run().alive
         second.type("s")
@@ -79,8 +78,7 @@ def test_a_run_is_left_found_again_steered_by_two_and_stopped(state: Path) -> No
         wait_until(lambda: not worker.is_running())
         assert [type(event) for event in read_events(Path(run.path))][-1] is events.Summary
         assert happened(run, events.Checkpoint)
-        second.type("q")
-        assert second.finish() == 0
+        second.quit()
     wait_until(lambda: not processes_of(state))
 
 
@@ -144,8 +142,7 @@ def test_a_second_run_on_the_same_prefix_is_refused_and_a_headless_one_is_shown(
             headless.send(signal.SIGINT)
             assert headless.process.wait(60) == 130
         console.until_seen("stopped")
-        console.type("q")
-        assert console.finish() == 0
+        console.quit()
     wait_until(lambda: not processes_of(state))
     assert len(list_runs()) == 1
 
@@ -172,8 +169,7 @@ def test_an_upload_is_lost_found_again_and_has_one_writer(
             console.until_seen("paused")
             console.type("p")
             console.until_seen("done", "710 uploaded")
-            console.type("q")
-            assert console.finish() == 0
+            console.quit()
         wait_until(lambda: not processes_of(home / "state"))
 
 
@@ -197,8 +193,7 @@ def use_bucket(sandboxed_bucket: Sandboxed, folder: str, monkeypatch: pytest.Mon
     profile = msgspec.structs.replace(sandboxed_bucket.profile(folder), name="mine", simulated=False)
     save_settings(Settings().with_profile(profile, activate=True))
     owner = sandboxed_bucket.owner()
-    monkeypatch.setenv("OSS_ACCESS_KEY_ID", owner.access_key_id)
-    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", owner.access_key_secret.reveal())
+    set_keys(monkeypatch, owner)
 
 
 def begin_upload(console: Console, source: Path) -> None:

@@ -133,9 +133,7 @@ def test_bytes_that_are_no_keys_change_nothing(state: Path) -> None:
             os.write(console.master, sent)
         console.type("4")
         console.until_seen("No run yet")
-        console.type("q")
-        assert console.finish() == 0
-        console.assert_restored()
+        console.quit()
         assert console.lines == []
     assert not (state / "crashes").exists()
 
@@ -147,8 +145,7 @@ def test_escape_and_a_key_in_one_packet_are_both_taken(state: Path) -> None:
         console.until_seen("esc close")
         console.type("\x1b4")
         console.until_seen("No run yet")
-        console.type("q")
-        assert console.finish() == 0
+        console.quit()
 
 
 @pytest.mark.slow
@@ -206,9 +203,7 @@ def test_a_laptop_that_sleeps_changes_nothing(state: Path) -> None:
         console.until(lambda: console.output.count(b"\x1b[?1049h") == 2)  # the terminal is taken anew
         console.type("4")
         console.until_seen("No run yet")
-        console.type("q")
-        assert console.finish() == 0
-        console.assert_restored()
+        console.quit()
 
 
 def test_a_storm_of_resizes_a_tiny_window_and_pasted_megabytes(state: Path) -> None:
@@ -232,9 +227,7 @@ def test_a_storm_of_resizes_a_tiny_window_and_pasted_megabytes(state: Path) -> N
         time.sleep(0.5)  # an escape alone is told from a sequence by the silence after it
         console.type("4")
         console.until_seen("No run yet")
-        console.type("q")
-        assert console.finish() == 0
-        console.assert_restored()
+        console.quit()
 
 
 def paste(console: Console) -> None:

@@ -26,7 +26,7 @@ from ossconsole.telemetry.predictions import read_predictions
 from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.training.remote.control import Report
 from ossconsole.training.run_evaluation import EvaluationJob
-from tests.sandboxed import Sandboxed
+from tests.sandboxed import Sandboxed, set_keys
 
 SIDE, VAL_SAMPLES = 32, 21
 CLASSES = ("cat", "dog", "fox")
@@ -61,8 +61,7 @@ def store(sandboxed_bucket: Sandboxed, request: pytest.FixtureRequest, monkeypat
         Manifest(format=SampleFormat.IMAGE_U8, size=SIDE, classes=CLASSES, splits=splits),
     )
     info = sandboxed_bucket.process.info
-    monkeypatch.setenv("OSS_ACCESS_KEY_ID", info.access_key_id)
-    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", info.access_key_secret.reveal())
+    set_keys(monkeypatch, info)
     return store
 
 

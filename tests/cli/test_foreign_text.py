@@ -32,7 +32,7 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.events import to_log_line
 from ossconsole.telemetry.runs import RunRecord, record_path
 from tests.foreign import FOREIGN, WORST, acting
-from tests.sandboxed import Sandboxed
+from tests.sandboxed import Sandboxed, set_keys
 
 SOME = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 FEW = settings(SOME, max_examples=4)
@@ -269,8 +269,7 @@ def test_uploads_of_files_of_any_name(
     sandboxed_bucket: Sandboxed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner, profile = sandboxed_bucket.owner(), sandboxed_bucket.profile("foreign-text")
-    monkeypatch.setenv("OSS_ACCESS_KEY_ID", owner.access_key_id)
-    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", owner.access_key_secret.reveal())
+    set_keys(monkeypatch, owner)
     flags = ("--bucket", profile.bucket, "--region", profile.region, "--standard-endpoint", profile.standard_endpoint)
     inside = tmp_path / "train" / "ants"
     inside.mkdir(parents=True)

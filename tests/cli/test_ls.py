@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import pytest
 
 from ossconsole.cli.app import ossconsole
 from ossconsole.cli.output import run_group
-from tests.sandboxed import Sandboxed
+from tests.cli.conftest import lines
+from tests.sandboxed import Sandboxed, set_keys
 
 
 @pytest.fixture
@@ -20,14 +19,9 @@ def bucket(sandboxed_bucket: Sandboxed, monkeypatch: pytest.MonkeyPatch) -> list
         store.put(key, data)
     store.close()
     info = sandboxed_bucket.process.info
-    monkeypatch.setenv("OSS_ACCESS_KEY_ID", info.access_key_id)
-    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", info.access_key_secret.reveal())
+    set_keys(monkeypatch, info)
     endpoint = info.endpoints["standard"]
     return ["--bucket", info.bucket, "--region", info.region, "--standard-endpoint", endpoint]
-
-
-def lines(capsys: pytest.CaptureFixture[str]) -> list[Any]:
-    return [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_folders_and_objects_as_json(bucket: list[str], capsys: pytest.CaptureFixture[str]) -> None:

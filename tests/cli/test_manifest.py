@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
 import pytest
 
 from ossconsole.cli.app import ossconsole
@@ -12,8 +9,9 @@ from ossconsole.cli.output import run_group
 from ossconsole.dataset.manifest import SHARDS_NAME, manifest_key, read_manifest
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import NO_RETRY
+from tests.cli.conftest import lines
 from tests.dataset.conftest import jpeg
-from tests.sandboxed import Sandboxed
+from tests.sandboxed import Sandboxed, set_keys
 
 
 @pytest.fixture
@@ -26,8 +24,7 @@ def store(sandboxed_bucket: Sandboxed, request: pytest.FixtureRequest, monkeypat
     store.put(f"{profile.dataset_prefix}/val/a/1.jpg", jpeg(9))
     store.put(f"{profile.dataset_prefix}/train/a/notes.txt", b"text")
     info = sandboxed_bucket.process.info
-    monkeypatch.setenv("OSS_ACCESS_KEY_ID", info.access_key_id)
-    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", info.access_key_secret.reveal())
+    set_keys(monkeypatch, info)
     return store
 
 
@@ -44,10 +41,6 @@ def manifest(store: ObjectStore, *options: str) -> int:
             *options,
         ],
     )
-
-
-def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    return [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_it_is_written_once(store: ObjectStore, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,8 +59,7 @@ def test_a_held_key_stops_when_it_is_let_go_on_a_slow_link() -> None:
             assert hold(console, key) < carried * 1.25, key
         console.type("\x1b")
         console.until_seen("112 objects", gone="esc close")
-        console.type("q")
-        assert console.finish() == 0
+        console.quit()
 
 
 @pytest.mark.slow
@@ -75,9 +74,7 @@ def test_keys_that_a_long_way_has_bunched_are_all_taken_and_late_answers_are_no_
         console.until_seen("filter '010'")
         os.write(console.master, b"\x1b4")
         console.until_seen("No run yet")
-        console.type("q")
-        assert console.finish() == 0
-        console.assert_restored()
+        console.quit()
         assert console.lines == []
 
 
@@ -91,9 +88,7 @@ def test_every_mode_shows_its_next_step_in_the_smallest_and_the_largest_terminal
         for key, words in MODES.items():
             console.type(key)
             console.until_seen(words, "4 Train", "? ")
-        console.type("q")
-        assert console.finish() == 0
-        console.assert_restored()
+        console.quit()
 
 
 @pytest.mark.slow
@@ -104,9 +99,7 @@ def test_a_terminal_that_answers_no_query_waits_for_nothing(term: str) -> None:
         console.browse()
         console.type("4")
         console.until_seen("No run yet")
-        console.type("q")
-        assert console.finish() == 0
-        console.assert_restored()
+        console.quit()
 
 
 class Tmux:

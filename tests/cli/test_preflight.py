@@ -19,7 +19,7 @@ from ossconsole.telemetry.sampler import Sampler
 from ossconsole.training import preflight
 from ossconsole.training.preflight import MissingLibraryError, check_device
 from ossconsole.training.settings import TrainSettings, check_weights
-from tests.sandboxed import Sandboxed
+from tests.sandboxed import Sandboxed, set_keys
 
 _RUN_WITHOUT = """
 import sys
@@ -67,8 +67,7 @@ def test_the_console_refuses_to_start_a_run_without_its_libraries(
     sandboxed_bucket: Sandboxed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner, profile = sandboxed_bucket.owner(), sandboxed_bucket.profile("preflight")
-    monkeypatch.setenv("OSS_ACCESS_KEY_ID", owner.access_key_id)
-    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", owner.access_key_secret.reveal())
+    set_keys(monkeypatch, owner)
     names = ("bucket", "region", "standard_endpoint")
     application = Application(Target({name: str(getattr(profile, name)) for name in names}))
     application.open()
@@ -85,8 +84,7 @@ def test_a_run_of_the_console_is_on_the_dataset_of_its_form(
     sandboxed_bucket: Sandboxed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner, profile = sandboxed_bucket.owner(), sandboxed_bucket.profile("preflight")
-    monkeypatch.setenv("OSS_ACCESS_KEY_ID", owner.access_key_id)
-    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", owner.access_key_secret.reveal())
+    set_keys(monkeypatch, owner)
     started: list[str] = []
 
     class Run:

@@ -29,7 +29,7 @@ from ossconsole.config.credentials import Credentials
 from ossconsole.config.metadata import METADATA_VARIABLE
 from ossconsole.config.profiles import Settings, save_settings, settings_path
 from tests.cli.consoles import Console
-from tests.sandboxed import Sandboxed, small_dataset
+from tests.sandboxed import Sandboxed, set_keys, small_dataset
 
 pytestmark = pytest.mark.timeout(240)
 SIDE, SAMPLES = 32, 16
@@ -37,8 +37,7 @@ TRAIN = ("train", "--json", "--max-steps", "2", "--switch-every", "1", "--batch-
 
 
 def plant_in_environment(pair: Credentials, patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("OSS_ACCESS_KEY_ID", pair.access_key_id)
-    patch.setenv("OSS_ACCESS_KEY_SECRET", pair.access_key_secret.reveal())
+    set_keys(patch, pair)
     assert pair.security_token
     patch.setenv("OSS_SESSION_TOKEN", pair.security_token.reveal())
 
@@ -216,8 +215,7 @@ def test_doctor_and_the_console_do_not_show_it(planted: Planted, capfd: pytest.C
             console.until_seen("ossconsole.log")
             console.type("\x1b")
             console.until_seen("credentials", gone="ossconsole.log")
-            console.type("q")
-            assert console.finish() == 0
+            console.quit()
     out, err = capfd.readouterr()
     assert '"checks"' in out
     assert not planted.holds(out + err)

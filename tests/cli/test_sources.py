@@ -17,7 +17,7 @@ from ossconsole.cli.app import ossconsole
 from ossconsole.cli.output import run_group
 from ossconsole.dataset.manifest import read_manifest
 from tests.dataset.conftest import jpeg
-from tests.sandboxed import Sandboxed
+from tests.sandboxed import Sandboxed, set_keys
 
 ONE, TWO = "n04487081", "n10148035"
 """The tutorial's two classes."""
@@ -363,8 +363,7 @@ def arguments(
     """The options that select the sandbox's bucket and a prefix of this test."""
     info = sandboxed_bucket.process.info
     profile = sandboxed_bucket.profile(f"sources/{abs(hash(request.node.name))}")
-    monkeypatch.setenv("OSS_ACCESS_KEY_ID", info.access_key_id)
-    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", info.access_key_secret.reveal())
+    set_keys(monkeypatch, info)
     return [
         f"--bucket={profile.bucket}",
         f"--region={profile.region}",

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -15,10 +14,11 @@ import pytest
 from ossconsole.cli.app import ossconsole
 from ossconsole.cli.output import run_group
 from ossconsole.dataset.formats import SampleFormat
+from tests.cli.conftest import lines
 from tests.cli.uploading import TIMEOUT_S
 from tests.dataset.conftest import make_pictures
 from tests.dataset.uploads import settings_for, upload
-from tests.sandboxed import Sandboxed, sandboxed
+from tests.sandboxed import Sandboxed, sandboxed, set_keys
 
 SAMPLES = 8
 
@@ -40,13 +40,8 @@ def caching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sandboxe
 def flags(caching: tuple[Sandboxed, list[str]], monkeypatch: pytest.MonkeyPatch, home: Path) -> list[str]:
     running, options = caching
     owner = running.owner()
-    monkeypatch.setenv("OSS_ACCESS_KEY_ID", owner.access_key_id)
-    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", owner.access_key_secret.reveal())
+    set_keys(monkeypatch, owner)
     return options
-
-
-def lines(capsys: pytest.CaptureFixture[str]) -> list[Any]:
-    return [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_plan_and_summary_as_json(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from ossconsole.cli.output import run_group
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import NO_RETRY
 from ossconsole.training.checkpoints import export
-from tests.sandboxed import Sandboxed
+from tests.sandboxed import Sandboxed, set_keys
 
 CLASSES = ["cat", "dog", "fox"]
 
@@ -236,8 +236,7 @@ def test_keys_latest_and_best_are_read_from_the_bucket(
     profile = sandboxed_bucket.profile(f"weights/{request.node.name}")
     store = ObjectStore(profile, sandboxed_bucket.owner, timeout_s=5.0, retry=NO_RETRY)
     prefix, info = profile.checkpoint_prefix, sandboxed_bucket.process.info
-    monkeypatch.setenv("OSS_ACCESS_KEY_ID", info.access_key_id)
-    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", info.access_key_secret.reveal())
+    set_keys(monkeypatch, info)
     options = (
         f"--bucket={profile.bucket}",
         f"--region={profile.region}",

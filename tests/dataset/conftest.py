@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from PIL import Image
 
 from ossconsole.config.profiles import Profile
 from ossconsole.storage import retry
-from ossconsole.storage.client import ObjectStore
 from tests.sandboxed import Sandboxed
 
 
@@ -29,11 +28,11 @@ def profile(sandboxed_bucket: Sandboxed, request: pytest.FixtureRequest) -> Prof
     return sandboxed_bucket.profile(f"{request.module.__name__}/{request.node.name}")
 
 
-@pytest.fixture
-def store(sandboxed_bucket: Sandboxed) -> Iterator[ObjectStore]:
-    opened = sandboxed_bucket.store()
-    yield opened
-    opened.close()
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def picture(number: int, size: tuple[int, int] = (40, 30)) -> Image.Image:

@@ -442,6 +442,22 @@ def test_many_classes_take_few_requests_more_than_pages() -> None:
     assert store.requests < 2 + 6 + 2 * 128 + 2
 
 
+def test_eight_requests_of_a_listing_are_in_flight_together() -> None:
+    class Together(PagedStore):
+        """Answers what is listed of class folders when eight requests for it have come."""
+
+        eight = threading.Barrier(8, timeout=60)
+
+        def list_page(self, prefix: str, **options: object) -> ListPage:
+            if not options["delimiter"]:
+                self.eight.wait()
+            return super().list_page(prefix, **options)  # type: ignore[arg-type]
+
+    store = Together([f"p/train/{name}/1.jpg" for name in range(40)], 1000)
+    manifest, _ = manifest_from_listing(store, "p")  # type: ignore[arg-type]
+    assert len(manifest.splits["train"]) == 40
+
+
 def test_progress_is_reported_and_may_end_the_listing() -> None:
     class Blocking(PagedStore):
         """Its second level is listed when `gate` opens."""

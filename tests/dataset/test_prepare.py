@@ -27,7 +27,7 @@ from ossconsole.dataset.decode import UnreadableImageError, image_problem
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode
 from ossconsole.dataset.sample_data import make_sample_images
 from ossconsole.dataset.upload.prepare import PreprocessConfig, prepare
-from tests.dataset.conftest import jpeg, picture
+from tests.dataset.conftest import jpeg, picture, saved
 
 F32, U8, JPEG = SampleFormat.TENSOR_F32, SampleFormat.IMAGE_U8, SampleFormat.IMAGE_JPEG
 ORIGINALS = PreprocessConfig(JPEG, 0, originals=True)
@@ -36,12 +36,6 @@ ORIGINALS = PreprocessConfig(JPEG, 0, originals=True)
 def pixels(data: bytes, recipe: PreprocessConfig, key: str = "train/a") -> NDArray[np.generic]:
     prepared = prepare(data, key, recipe)
     return decode(recipe.format, prepared.payload, prepared.height, prepared.width)
-
-
-def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def u8(data: bytes, size: int = 16) -> NDArray[np.generic]:

@@ -22,6 +22,7 @@ from PIL import Image, features
 from ossconsole.dataset.decode import UnreadableImageError
 from ossconsole.dataset.formats import SampleFormat, decode
 from ossconsole.dataset.upload.prepare import PreprocessConfig, prepare
+from tests.dataset.conftest import saved
 
 SIDE = 64
 CONFIGS = (
@@ -41,12 +42,6 @@ def scene() -> NDArray[np.uint8]:
 
 
 RGB = Image.fromarray(scene())
-
-
-def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 JPEG = saved(RGB, "JPEG", quality=95, subsampling=0)

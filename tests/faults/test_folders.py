@@ -25,7 +25,7 @@ from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import RunRecord
 from tests.cli.consoles import Console
 from tests.faults.confined import CONDITIONS, FOREIGN, FULL, IN_THE_WAY, MISSING, READ_ONLY, is_possible
-from tests.sandboxed import Sandboxed, small_dataset
+from tests.sandboxed import Sandboxed, set_keys, small_dataset
 
 pytestmark = [
     pytest.mark.timeout(280),
@@ -112,8 +112,7 @@ def dataset(sandboxed_bucket: Sandboxed) -> Profile:
 def place(home: Path, dataset: Profile, sandboxed_bucket: Sandboxed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home whose folders hold what a user's hold: settings, a connector configuration, a run and logs."""
     pair = sandboxed_bucket.owner()
-    monkeypatch.setenv("OSS_ACCESS_KEY_ID", pair.access_key_id)
-    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", pair.access_key_secret.reveal())
+    set_keys(monkeypatch, pair)
     save_settings(Settings())
     save_connector_config({})
     (home / "state" / "runs").mkdir()
@@ -210,7 +209,6 @@ def test_console(  # noqa: PLR0917 - fixtures
             assert str(place / folder) in console.screen.replace("\n", "")
         else:
             console.until_seen("folders")
-            console.type("q")
-            assert console.finish() == 0
+            console.quit()
         record_property("folder cell", (f"{folder}: {condition}", name, 2 if refused else 0))
         assert b"Traceback" not in console.output

@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-
-from ossconsole.storage.client import ObjectStore
-from tests.sandboxed import Sandboxed
-
-
-@pytest.fixture
-def store(sandboxed_bucket: Sandboxed) -> Iterator[ObjectStore]:
-    opened = sandboxed_bucket.store()
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

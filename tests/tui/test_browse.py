@@ -7,6 +7,7 @@ import io
 import itertools
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -332,7 +333,7 @@ async def test_checkpoints_are_shown_resumed_copied_to_best_and_compared(
 
 
 async def test_the_weights_of_a_checkpoint_are_downloaded_alone(
-    bucket: ObjectStore, make_app: AppMaker, tmp_path: Path
+    bucket: ObjectStore, make_app: AppMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = f"{bucket.profile.checkpoint_prefix}/e1.pt"
     bucket.put(key, checkpoint(1, 1.0))
@@ -359,6 +360,9 @@ async def test_the_weights_of_a_checkpoint_are_downloaded_alone(
         await browser.press("right", "right", "enter")
         await browser.answer(PromptScreen, str(out))
         await browser.until(lambda: "exists already" in browser.text)
+        monkeypatch.setitem(sys.modules, "onnx", None)
+        await browser.answer(PromptScreen, str(tmp_path / "w.onnx"))
+        await browser.until(lambda: "pip install 'ossconsole[onnx]'" in browser.text)
         await browser.press("escape", "d")
         await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
         await browser.press("right", "enter")
@@ -933,9 +937,15 @@ async def test_a_dcp_folder_is_inspected_where_it_stands_and_shows_its_columns(
         await browser.until(lambda: re.search(r"step-40/ +epoch 2 +step 40 +75\.0 %", browser.text))
         assert "20250615-150640-a1b2  epoch 3     step 80" in browser.text  # of its name alone
         assert not any(browser.screen.check_action(action, ()) for action in ("best", "train_from"))
+        await browser.press("space")
+        await browser.goes_to("resnet18-20250615-150640-a1b2-e03-s000080/")
+        await browser.press("space", "equals_sign")
+        await browser.until(lambda: "Compare checkpoints" in browser.text and "shapes identical" in browser.text)
+        assert "download both" not in browser.text
+        await browser.press("escape", "escape")
         for plain in ("empty/", "other/"):
             await browser.goes_to(plain)
-            await browser.until(lambda: "z count, p preview images" in browser.text)
+            await browser.until(lambda: "count its objects and bytes" in browser.text)
         assert not browser.notices
 
 

@@ -63,8 +63,7 @@ def read_weights(data: bytes, where: str) -> Weights:
 
 def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
     """A dictionary saved with torch.save, loaded without running code. Raises ConsoleError for anything else."""
-    if len(data) > MAX_WEIGHTS_BYTES:
-        raise ConsoleError(f"{where} has {len(data):,} bytes, too large for weights.", remedy="Select another file.")
+    _refuse_too_large(data, where)
     _refuse_compressed(data, where)
     try:
         with warnings.catch_warnings():
@@ -77,6 +76,11 @@ def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise ConsoleError(f"{where} contains a {type(loaded).__name__}, no dictionary of weights.", remedy=_SAVE_STATE)
     return loaded
+
+
+def _refuse_too_large(data: bytes, where: str) -> None:
+    if len(data) > MAX_WEIGHTS_BYTES:
+        raise ConsoleError(f"{where} has {len(data):,} bytes, too large for weights.", remedy="Select another file.")
 
 
 def _refuse_compressed(data: bytes, where: str) -> None:
@@ -93,8 +97,7 @@ def _refuse_compressed(data: bytes, where: str) -> None:
 
 
 def _of_safetensors(data: bytes, where: str) -> Weights:
-    if len(data) > MAX_WEIGHTS_BYTES:
-        raise ConsoleError(f"{where} has {len(data):,} bytes, too large for weights.", remedy="Select another file.")
+    _refuse_too_large(data, where)
     try:
         metadata = read_header(lambda start, length: data[start : start + length], len(data)).metadata
         state = safetensors.torch.load(data)

@@ -14,10 +14,10 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import make_folder, state_dir
 from ossconsole.config.text import counted, safe_text
-from ossconsole.dataset.contents import Content
+from ossconsole.dataset.contents import Content, read_folder
 from ossconsole.storage.checkpoints.compare import TensorDistance, pair_tensors, tensor_distances
 from ossconsole.storage.checkpoints.inspect import (
     SAFETENSORS,
@@ -25,7 +25,7 @@ from ossconsole.storage.checkpoints.inspect import (
     CheckpointInfo,
     inspect_checkpoint,
 )
-from ossconsole.storage.jobs.actions import Copy
+from ossconsole.storage.jobs.actions import Copy, ObjectOrPrefix
 from ossconsole.storage.jobs.download import Download
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.objects import ObjectSummary
@@ -218,7 +218,7 @@ def check_file(path: Path) -> None:
     """Raises ConsoleError when weights cannot be written to the path, for example as it exists."""
     try:
         check_out(path, force=False)
-    except ConsoleError as error:
+    except SettingsError as error:
         raise ConsoleError(error.message, remedy="Enter another name.") from error
 
 
@@ -248,18 +248,27 @@ class WeightsDownload(Job):
 
 @work(exclusive=True, group="dialog", exit_on_error=False)
 async def compare(screen: Browser) -> None:
-    """Compare the two selected checkpoints."""
-    store, sources = screen.store, [source for source in screen.targets if isinstance(source, ObjectSummary)]
+    """Compare the two selected checkpoints, which are objects or the folders of DCP checkpoints."""
+    store, sources = screen.store, screen.targets
     if store is None:
         return
     if len(sources) != 2:
         screen.notify("Select two checkpoints with space, then press =.", timeout=4)
         return
-    checkpoints = await screen.request(
-        lambda: [inspect_checkpoint(store, source.key, source.size) for source in sources]
-    )
+    checkpoints = await screen.request(lambda: [_inspected(store, source) for source in sources])
     if checkpoints:
-        await screen.app.push_screen_wait(CheckpointCompareScreen(store, sources, *checkpoints))
+        objects = [source for source in sources if isinstance(source, ObjectSummary)]
+        await screen.app.push_screen_wait(CheckpointCompareScreen(store, objects, *checkpoints))
+
+
+def _inspected(store: ObjectStore, source: ObjectOrPrefix) -> CheckpointInfo:
+    """Raises CheckpointError, StorageError, and ConsoleError for a folder that is not a checkpoint."""
+    if isinstance(source, ObjectSummary):
+        return inspect_checkpoint(store, source.key, source.size)
+    found = read_folder(store, source)
+    if found is None:
+        raise ConsoleError(f"{safe_text(source)} is not a DCP checkpoint.", remedy="Select two checkpoints.")
+    return found
 
 
 class CheckpointCompareScreen(ConsoleModal):
@@ -284,7 +293,8 @@ class CheckpointCompareScreen(ConsoleModal):
 
     def compose(self) -> ComposeResult:
         """The comparison as one scrolled view."""
-        keys = f"n download both ({size(self._left.size + self._right.size)}) for norms · esc close"
+        both = size(self._left.size + self._right.size)
+        keys = f"n download both ({both}) for norms · esc close" if self._can_download else "esc close"
         with self.frame("Compare checkpoints", keys, classes="-full"):
             yield DetailView(self._blocks, id="comparison")
 
@@ -301,8 +311,13 @@ class CheckpointCompareScreen(ConsoleModal):
 
     def action_norms(self) -> None:
         """Download both checkpoints and compare their tensors."""
-        if self._download is None and not self._distances:
+        if self._can_download and self._download is None and not self._distances:
             self._measure()
+
+    @property
+    def _can_download(self) -> bool:
+        """Whether the tensors are in the objects; those of a DCP checkpoint are in other files."""
+        return SHARDED not in {self._left.kind, self._right.kind}
 
     @work(thread=True, exclusive=True, exit_on_error=False)
     def _measure(self) -> None:
