@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -53,13 +53,15 @@ def emit(event: str, **fields: object) -> None:
     say_json({"event": event, "time": time.time(), **fields})
 
 
-def report_failures(failures: Iterable[Failure], *, as_json: bool) -> None:
-    """Prints each failure of a job, as a sentence or a JSON event."""
-    for failure in failures:
+def report_failures(failures: Sequence[Failure], *, as_json: bool, at_most: int | None = None) -> None:
+    """Prints each failure of a job: as a JSON event, or as a sentence, of which the first `at_most` (None: all)."""
+    for failure in failures if as_json else failures[:at_most]:
         if as_json:
             emit("failed", path=failure.path, reason=failure.reason, code=failure.code, request_id=failure.request_id)
         else:
             say(f"Failed: {failure.path}: {failure.reason}")
+    if not as_json and at_most is not None and len(failures) > at_most:
+        say(f"Failed: and {len(failures) - at_most:,} more")
 
 
 def finish(job: Job, label: str, *, as_json: bool) -> list[int]:

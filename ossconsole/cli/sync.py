@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ossconsole.cli.follow import emit, exit_code, finish
+from ossconsole.cli.follow import emit, exit_code, finish, report_failures
 from ossconsole.cli.ls import fill_if_listed, key_prefix
 from ossconsole.cli.options import Target, profile_options, readonly_option
 from ossconsole.cli.output import say, say_json
@@ -20,7 +20,7 @@ from ossconsole.storage.jobs.sync import Direction, SyncComparison, SyncDifferen
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
-    from ossconsole.storage.jobs.job import Failure, Job
+    from ossconsole.storage.jobs.job import Job
 
 _SHOWN = 10
 _OSS = "oss://"
@@ -104,7 +104,7 @@ class _Sync:
         signalled = finish(comparison, "comparing", as_json=self.as_json)
         plan = comparison.plan
         if plan is None:
-            self._show_failures(comparison.failures)
+            report_failures(comparison.failures, as_json=self.as_json, at_most=_SHOWN)
             if not comparison.failures:  # cancelled
                 return self._end([], SyncPlan(direction, folder, prefix, ()), signalled, cancelled=True)
             raise ConsoleError("Both sides could not be compared, so nothing was changed.", remedy="See the failures.")
@@ -141,7 +141,7 @@ class _Sync:
     # Before
 
     def _check(self, plan: SyncPlan, *, yes: bool) -> None:
-        """Raises ConsoleError for a deletion of everything, and for one that nobody has confirmed."""
+        """Raises ConsoleError for a deletion of everything, and for one that is not confirmed."""
         number, _ = plan.total(SyncDifference.EXTRA)
         if not (self.delete and number):
             return
@@ -159,7 +159,7 @@ class _Sync:
             )
 
     def _asks(self, plan: SyncPlan) -> bool:
-        """Whether something would be replaced or deleted, and somebody can answer."""
+        """Whether something would be replaced or deleted, and a user can confirm it."""
         deleted = self.delete and plan.total(SyncDifference.EXTRA)[0]
         return bool(plan.total(SyncDifference.CHANGED)[0] or deleted) and not self.as_json and sys.stdin.isatty()
 
@@ -212,16 +212,6 @@ class _Sync:
 
     # After
 
-    def _show_failures(self, failures: list[Failure]) -> None:
-        for failure in failures if self.as_json else failures[:_SHOWN]:
-            if self.as_json:
-                fields = {"reason": failure.reason, "code": failure.code, "request_id": failure.request_id}
-                emit("failed", path=failure.path, **fields)
-            else:
-                say(f"Failed: {failure.path}: {failure.reason}")
-        if not self.as_json and len(failures) > _SHOWN:
-            say(f"Failed: and {len(failures) - _SHOWN:,} more")
-
     def _end(self, jobs: list[Job], plan: SyncPlan, signalled: list[int], *, cancelled: bool = False) -> int:
         """Prints the summary of the jobs that ran and returns the exit code."""
         from ossconsole.storage.jobs.actions import Delete
@@ -236,7 +226,7 @@ class _Sync:
         failures = [failure for job in jobs for failure in job.failures]
         cancelled = cancelled or any(job.state is JobState.CANCELLED for job in jobs)
         unchanged, _ = plan.total(SyncDifference.SAME)
-        self._show_failures(failures)
+        report_failures(failures, as_json=self.as_json, at_most=_SHOWN)
         if self.as_json:
             counts = {"copied": copied, "deleted": deleted, "unchanged": unchanged, "failed": len(failures)}
             end = {"bytes": size, "seconds": round(seconds, 3), "cancelled": cancelled}

@@ -98,7 +98,7 @@ def _end(job: WarmUp, signalled: list[int], *, as_json: bool) -> int:
 
     done, plan = job.progress(), job.plan
     rate = done.bytes_done / done.seconds if done.seconds > 0 else 0.0
-    report_failures(job.failures if as_json else job.failures[:_SHOWN], as_json=as_json)
+    report_failures(job.failures, as_json=as_json, at_most=_SHOWN)
     if as_json:
         say_json(
             {
@@ -114,8 +114,6 @@ def _end(job: WarmUp, signalled: list[int], *, as_json: bool) -> int:
             }
         )
     else:
-        if len(job.failures) > _SHOWN:
-            say(f"Failed: and {len(job.failures) - _SHOWN} more")
         say(
             f"{str(job.state).capitalize()}: {done.items_done:,} read, {plan.warmed:,} skipped, "
             f"{done.items_failed:,} failed; {done.bytes_done / 1e6:,.1f} MB in {done.seconds:.1f} s, "

@@ -1,6 +1,6 @@
 """Ranges of tars, which a second process of each reader fetches while the reader decodes.
 
-A thread would not do: the connector holds the GIL until a range has arrived (seen with 1.2.3).
+A thread cannot do this: the connector holds the GIL until a range has arrived (seen with 1.2.3).
 """
 
 from __future__ import annotations
