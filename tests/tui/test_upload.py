@@ -253,7 +253,7 @@ async def test_classes_have_bars(make_app: AppMaker) -> None:
         await settle(pilot)
         text = shown(app)
     assert "truncated" in text  # the failures keep their rows
-    assert "992 more" in text
+    assert "994 more" in text
     (row,) = [line for line in text.splitlines() if "ants" in line and "bees" in line and "process" not in line]
     ants, bees = row[:40], row[40:]
     assert 0 < 2 * ants.count("━") == bees.count("━")
@@ -367,6 +367,12 @@ async def test_a_result_with_failures_is_marked_as_such(make_app: AppMaker) -> N
         async with app.run_test(size=(80, 24)) as pilot:
             await settle(pilot)
             assert f" {mark} done" in shown(app)
+
+
+async def test_the_request_id_of_a_failure_is_whole(make_app: AppMaker) -> None:
+    async with make_app(running(), "upload").run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert "request id 674F3C6A4D3E4A3130A1B2C3" in shown(pilot.app)
 
 
 async def test_the_error_that_stopped_it_shows(make_app: AppMaker) -> None:

@@ -17,6 +17,7 @@ from ossconsole.dataset.contents import show_sample
 from ossconsole.dataset.decode import EncodedImage
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.upload.progress import Phase, SamplePreview
+from ossconsole.storage.jobs.job import Failure
 from ossconsole.telemetry.series import Series
 from ossconsole.tui.kit import plot
 from ossconsole.tui.kit.scroll import image_rows
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
     from ossconsole.dataset.upload.plan import UploadPlan
     from ossconsole.dataset.upload.progress import UploadProgress
-    from ossconsole.storage.jobs.job import Failure
     from ossconsole.tui.kit.glyphs import Glyphs
 
 TILE_WIDTH = 13
@@ -74,6 +74,14 @@ class PanelArea:
         """A label and its value in full, broken between words."""
         parts = wrap(safe(text), max(8, self.width - _LABEL_WIDTH - 2))
         return [self.row("" if at else label, part, style) for at, part in enumerate(parts)]
+
+    def notes(self, mark: str, style: str, failure: Failure) -> list[Line]:
+        """Like `note`, with the whole request ID, which a support ticket needs, in a second row where it was cut."""
+        whole, request = self.note(mark, style, failure), safe(failure.request_id)
+        if request in whole.text:
+            return [whole]
+        below = Line((f"   request id {request}", "dim"))
+        return [self.note(mark, style, Failure(failure.path, failure.reason)), below]
 
     def note(self, mark: str, style: str, failure: Failure) -> Line:
         """A file and the reason why it failed; of a long path the end is kept."""
@@ -120,7 +128,7 @@ def form_lines(area: PanelArea, prefix: str, advanced: str) -> list[Line]:
 def scan_lines(area: PanelArea, files: int) -> list[Line]:
     """The progress of the scan of the source."""
     return [
-        Line((f" {area.glyphs.running} ", "primary"), (f"Scanning the source: {_files(files)}", "text")),
+        Line((f" {area.glyphs.running} ", "primary"), (f"Scanning the source: {counted(files, 'file')}", "text")),
         Line((" esc stop", "dim")),
     ]
 
@@ -139,7 +147,7 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
         area.row("classes", _classes(plan.classes)),
         area.row("to upload", f"{samples}, {about}{size(plan.bytes_to_send)} as {shape}", "strong"),
         area.row("unchanged", f"{plan.unchanged:,} already in the bucket"),
-        area.row("ignored", _files(plan.ignored)),
+        area.row("ignored", counted(plan.ignored, "file")),
         area.row("rejected", _rejected(plan), "warn" if plan.lost else "text"),
         area.row("preparation", _estimate(plan)),
         area.row("storage", f"{size(plan.stored_bytes)}, {_cost(plan.cny_per_month)} a month (estimated)"),
@@ -163,12 +171,8 @@ def _classes(names: Sequence[str]) -> str:
     return shown + (f" and {len(names) - _CLASSES_SHOWN:,} more" if len(names) > _CLASSES_SHOWN else "")
 
 
-def _files(count: int) -> str:
-    return counted(count, "file")
-
-
 def _rejected(plan: UploadPlan) -> str:
-    return _files(plan.lost) + (f", {plan.conflicts:,} because of their names" if plan.conflicts else "")
+    return counted(plan.lost, "file") + (f", {plan.conflicts:,} because of their names" if plan.conflicts else "")
 
 
 def _estimate(plan: UploadPlan) -> str:
@@ -265,9 +269,8 @@ def progress_lines(area: PanelArea, progress: UploadProgress, source: str, rates
 def lower_lines(area: PanelArea, progress: UploadProgress) -> list[Line]:
     """The newest failures, the last one first, in at most half of the rows; below, the classes."""
     failures = list(reversed(progress.recent_failures))
-    lines = [area.heading("Failures"), *(area.note(area.glyphs.failed, "bad", failure) for failure in failures)]
-    if not failures:
-        lines = []
+    lines = [line for failure in failures for line in area.notes(area.glyphs.failed, "bad", failure)]
+    lines = [area.heading("Failures"), *lines] if failures else []
     room = area.height - len(lines)
     if progress.classes and room < _CLASS_ROWS:
         room = min(_CLASS_ROWS, area.height // 2)
@@ -300,8 +303,7 @@ def _class_lines(area: PanelArea, progress: UploadProgress, height: int) -> list
     return lines
 
 
-_CLASS_CELLS = 40  # of a column
-_CLASS_NAME, _CLASS_COUNT = 18, 8
+_CLASS_CELLS, _CLASS_NAME, _CLASS_COUNT = 40, 18, 8  # of a column, its name and its count
 
 
 def bar(area: PanelArea, progress: UploadProgress) -> Line:
@@ -458,8 +460,7 @@ class SampleStrip(Widget):
 
 
 _THUMBNAIL_CELLS, _THUMBNAIL_GAP = 12, 1
-_THUMBNAIL_S = 2.0
-_MOST_THUMBNAILS = 24
+_THUMBNAIL_S, _MOST_THUMBNAILS = 2.0, 24
 
 
 class SampleView(Widget):
