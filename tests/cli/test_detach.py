@@ -130,7 +130,7 @@ def test_a_second_run_on_the_same_prefix_is_refused_and_a_headless_one_is_shown(
             console.type("n")
             console.until_seen("Start")
             console.type("\r")
-            console.until_seen("running")
+            console.until_seen("Pause")  # "running" is also in the list of runs that an idle screen shows
             console.type(" ")
             console.until(lambda: states(the_run())[-1] is RunState.PAUSED)
             console.until_seen("paused")

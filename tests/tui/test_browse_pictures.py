@@ -223,7 +223,7 @@ async def working(browser: Browser) -> None:
         if failed:
             job.fail("b", StorageError("gone"))
         browser.screen.console.jobs.append(job)
-    browser.screen.redraw()
+    browser.app.tick()  # before a dialog opens: below one, no tick draws the bar with the jobs
 
 
 async def jobs(browser: Browser) -> None:

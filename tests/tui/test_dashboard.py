@@ -431,6 +431,20 @@ def test_a_run_that_ended_before_the_first_evaluation_collects_no_more() -> None
     assert "too short: 1 of 6 pairs" in text(compare.comparison(DashboardContext(view, START, BRAILLE), 40, 8))
 
 
+def test_a_long_event_takes_the_rows_that_are_left() -> None:
+    view = reduced(full())
+    words = " ".join(f"word{number}" for number in range(30))
+    view.apply(events.InfoEvent(time=START + 200, message=words))
+    context = DashboardContext(view, START + 200, BRAILLE)
+    events_of_run = len(view.log)
+    few = eventlog.event_log(context, 80, events_of_run)
+    assert len(few) == events_of_run
+    assert few[-1].text.endswith("…")
+    many = eventlog.event_log(context, 80, events_of_run + 5)
+    assert words in " ".join(text(many).split())
+    assert all(line.width <= 80 for line in many)
+
+
 def test_pairs_are_counted_once() -> None:
     """The row of auto A/B has them; the row that this saves shows a measurement."""
     context = DashboardContext(reduced(full()), START, BRAILLE, comparison_status="auto A/B: 1/6 pairs, until ± 5 %")

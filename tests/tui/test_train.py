@@ -682,6 +682,20 @@ async def test_on_a_busy_machine_the_demo_slows_its_standard_endpoint_down(make_
         assert "the standard endpoint (simulated) is slowed down to 21 objects/s" in shown(app)
 
 
+async def test_a_stopped_demo_fills_no_cache_any_more(make_app: AppMaker) -> None:
+    script = Script(steps_per_epoch=20).state(RunState.RUNNING, 3).steps(12)
+    run = running(script)
+    app = make_app(FakeServices(run=run, is_demo=True), now=script.time)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        assert "demo: one epoch on standard" in shown(app)
+        done = len(script.events)
+        run.waiting = list(script.state(RunState.STOPPED).events[done:])
+        await settle(pilot)
+        assert "Stopped" in shown(app)
+        assert "demo: " not in shown(app)
+
+
 async def test_a_switch_by_hand_ends_the_guide_of_the_demo(make_app: AppMaker) -> None:
     script = Script(steps_per_epoch=20).state(RunState.RUNNING, 3).steps(5).switch(ACCELERATED, "by hand").steps(20)
     run = running(script)

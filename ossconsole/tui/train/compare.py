@@ -173,7 +173,7 @@ def _result(context: DashboardContext, width: int) -> list[Line]:
         )
     elif view.comparison.pairs:
         # Auto A/B and the control count their pairs themselves.
-        if view.comparison.estimate is not None or not context.comparison_status:
+        if view.comparison.estimate is not None or " pairs" not in context.comparison_status:
             lines.append(_comparison_line(context, width))
     else:
         lines.append(Line((shorten(f" {_missing(context)}", width, glyphs.ellipsis), "dim")))

@@ -288,12 +288,21 @@ class Dashboard(ConsoleScreen):
 
 
 def event_log(context: DashboardContext, width: int, height: int) -> list[Line]:
-    """The newest events; below them the progress of the checkpoint that is being written."""
+    """The newest events; below them the progress of the checkpoint that is being written.
+
+    Where rows are left, long events are shown in full.
+    """
     saving = context.view.saving
     below = [_progress(saving, context, width)] if saving is not None else []
     count = height - len(below)
     lines = list(context.view.log)[-count:] if count > 0 else []
-    return [*(event_row(line, context, width) for line in lines), *below]
+    rows: list[Line] = []
+    for at, line in enumerate(lines):
+        left = count - len(rows) - (len(lines) - at - 1)
+        full = _event_rows(line, context, width) if left > 1 else []
+        fits = 0 < len(full) <= left and all(row.width <= width for row in full)
+        rows += full if fits else [event_row(line, context, width)]
+    return [*rows, *below]
 
 
 def _progress(saving: Saving, context: DashboardContext, width: int) -> Line:
@@ -316,15 +325,28 @@ def event_text(line: LogLine, width: int) -> list[Line]:
 
 def event_row(line: LogLine, context: DashboardContext, width: int) -> Line:
     """Time, mark and as much of the text as fits."""
+    row, look = _begin(line, context)
+    return row.add(shorten_around_key(safe(line.text), width - row.width, context.glyphs.ellipsis), look)
+
+
+def _event_rows(line: LogLine, context: DashboardContext, width: int) -> list[Line]:
+    """Time, mark and the whole text, broken between words."""
+    row, look = _begin(line, context)
+    indent = row.width
+    first, *rest = wrap(safe(line.text), width - indent)
+    return [row.add(first, look), *(Line().to(indent).add(part, look) for part in rest)]
+
+
+def _begin(line: LogLine, context: DashboardContext) -> tuple[Line, str]:
+    """Time and mark of an event, and the style of its text."""
     glyphs = context.glyphs
     marks = {"good": (glyphs.done, "good"), "warning": ("!", "warn"), "error": (glyphs.failed, "bad")}
     if line.endpoint is not None:
         mark, style = glyphs.endpoint(line.endpoint), str(line.endpoint)
     else:
         mark, style = marks.get(line.level, (glyphs.dot, "dim"))
-    row = Line((f" {clock(line.time)} ", "dim"), (f"{mark} ", style))
     look = {"error": "bad", "info": "dim"}.get(line.level, "text")
-    return row.add(shorten_around_key(safe(line.text), width - row.width, glyphs.ellipsis), look)
+    return Line((f" {clock(line.time)} ", "dim"), (f"{mark} ", style)), look
 
 
 class EventsScreen(ConsoleModal):

@@ -252,9 +252,10 @@ class TrainScreen(Dashboard):
 
     @property
     def comparison_status(self) -> str:
-        """The state of auto A/B or of the A/A control."""
-        shown = self.monitor.auto or self.monitor.control or self.monitor.guide
-        return shown.words if shown else ""
+        """The state of auto A/B, of the A/A control or of the demo; of a run that has ended, only a result."""
+        shown, state = self.monitor.auto or self.monitor.control or self.monitor.guide, self.monitor.view.state
+        over = state is not None and state.final
+        return shown.words if shown and (shown.done or not over) else ""
 
     @property
     def requested(self) -> str:
