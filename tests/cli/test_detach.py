@@ -57,8 +57,8 @@ def test_a_run_is_left_found_again_steered_by_two_and_stopped(state: Path) -> No
     assert worker.terminal() is None
     assert {Path(f"/proc/{run.pid}/fd/{fd}").readlink() for fd in (1, 2)} == {state / "logs" / "native.log"}
     with Console("demo") as second, Console() as third:
-        second.until_seen("running")
-        third.until_seen("running")  # it opens where the run is
+        second.until_seen("Pause")  # "running" is also in the list of runs that an idle screen shows
+        third.until_seen("Pause")  # it opens where the run is
         second.type("e")
         second.until(lambda: bool(happened(run, events.Switch)))
         third.type(" ")
@@ -130,7 +130,7 @@ def test_a_second_run_on_the_same_prefix_is_refused_and_a_headless_one_is_shown(
             console.type("n")
             console.until_seen("Start")
             console.type("\r")
-            console.until_seen("Pause")  # "running" is also in the list of runs that an idle screen shows
+            console.until_seen("Pause")  # not "running", as above
             console.type(" ")
             console.until(lambda: states(the_run())[-1] is RunState.PAUSED)
             console.until_seen("paused")

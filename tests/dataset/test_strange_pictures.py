@@ -300,6 +300,7 @@ LARGE: dict[str, Callable[[], bytes]] = {
     "CMYK JPEG of 99 megapixels": lambda: large("JPEG", 99, "CMYK"),
     "CMYK JPEG of 99 megapixels, no Adobe segment": lambda: without_app14(large("JPEG", 99, "CMYK")),
     "JPEG of 99 megapixels, orientation 6": lambda: oriented("JPEG", 6, Image.new("RGB", (10_000, 9_900))),
+    "CMYK JPEG of 99 megapixels, orientation 6": lambda: oriented("JPEG", 6, Image.new("CMYK", (10_000, 9_900))),
     "PNG of 49 megapixels with transparency": lambda: large("PNG", 49, "RGBA", compress_level=1),
     "WebP of 49 megapixels with transparency": lambda: large("WEBP", 49, "RGBA", lossless=True, method=0),
 }

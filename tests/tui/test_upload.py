@@ -348,7 +348,7 @@ async def test_the_end_lists_failures_and_retries_them_as_one_action(make_app: A
         await settle(pilot)
         text = shown(app)
         for words in (
-            "✓ done",
+            "! done",
             "395 uploaded",
             "train/ants/broken.jpg",
             "[x].jpg",

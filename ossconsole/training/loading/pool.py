@@ -73,6 +73,7 @@ class ReaderPool:
     ) -> None:
         """Raises ConsoleError, and ends all readers, when one cannot be started."""
         self._connector = connector
+        self._share = share
         self._workers = workers
         self._sharded = sharded
         self._new_reader = functools.partial(SampleReader, connector, share, workers=workers)
@@ -176,7 +177,9 @@ class ReaderPool:
     def _start_with_fetcher(self, number: int) -> _ReaderProcess:
         connect = functools.partial(self._connector.open, number=number, total=self._workers)
         bucket = self._connector.profile.bucket
-        fetcher, ranges = spawn(f"range-fetcher-{number}", fetch_ranges, bucket, connect, self._native_log)
+        fetcher, ranges = spawn(
+            f"range-fetcher-{number}", fetch_ranges, bucket, connect, self._share.switch, self._native_log
+        )
         with ranges:
             try:
                 process, pipe = spawn(f"reader-{number}", _serve, self._new_reader, self._native_log, number, ranges)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.training.child import become_child
 from ossconsole.training.data import Tar
-from ossconsole.training.loading.shared_memory import SharedBuffer
+from ossconsole.training.loading.shared_memory import EndpointSwitch, SharedBuffer
 
 _TARS_OPEN = 1024  # an open one takes 2 KB; the first read of one takes 20 ms of CPU more than later ones (1.2.3)
 
@@ -25,7 +25,10 @@ _ERRNO = re.compile(r"\berrno=(\d+)")  # in the messages of the connector 1.2.3,
 
 
 class RangeRequest(NamedTuple):
-    """`size` bytes from `offset` on of a tar, through endpoint `kind`, for byte `at` of memory number `memory`."""
+    """`size` bytes from `offset` on of a tar, through endpoint `kind`, for byte `at` of memory number `memory`.
+
+    Nothing waits yet for one that is fetched `ahead`.
+    """
 
     memory: int
     at: int
@@ -33,14 +36,20 @@ class RangeRequest(NamedTuple):
     tar: Tar
     offset: int
     size: int
+    ahead: bool = False
 
 
 class FetchedRange(NamedTuple):
-    """The result of a request: `exists` is whether the tar does, `failed` why its bytes did not arrive."""
+    """The result of a request: `exists` is whether the tar does, `failed` why its bytes did not arrive.
+
+    It is `skipped` where it was ahead, and the run has switched to the other endpoint: a slow one must not hold up what
+    comes after it.
+    """
 
     request: RangeRequest
-    exists: bool
-    failed: str
+    exists: bool = True
+    failed: str = ""
+    skipped: bool = False
 
 
 class _Allocated(NamedTuple):
@@ -120,7 +129,7 @@ class TarRanges:
             missing = found is not None and int(found[1]) == errno.ENOENT
             return FetchedRange(request, exists=not missing, failed="" if missing else str(error))
         short = f"only {count} of {request.size} bytes of {request.tar.key} arrived" if count != request.size else ""
-        return FetchedRange(request, exists=True, failed=short)
+        return FetchedRange(request, failed=short)
 
     def _open(self, kind: EndpointKind, tar: Tar) -> Any:
         """The connector's object for a tar; opening it sends no request."""
@@ -135,7 +144,13 @@ class TarRanges:
         return found
 
 
-def fetch_ranges(pipe: Connection, bucket: str, connector: Callable[[EndpointKind], Any], native_log: Path) -> None:
+def fetch_ranges(
+    pipe: Connection,
+    bucket: str,
+    connector: Callable[[EndpointKind], Any],
+    switch: EndpointSwitch,
+    native_log: Path,
+) -> None:
     """The process: fetches what is requested until its pipe closes."""
     become_child(native_log)
     ranges, memories = TarRanges(bucket, connector), dict[int, memoryview]()
@@ -146,5 +161,7 @@ def fetch_ranges(pipe: Connection, bucket: str, connector: Callable[[EndpointKin
                 memories[message.memory] = memoryview(SharedBuffer.received(pipe).memory)
             elif isinstance(message, _Freed):
                 del memories[message.memory]
+            elif message.ahead and message.kind is not switch.endpoint:
+                pipe.send(FetchedRange(message, skipped=True))
             else:
                 pipe.send(ranges.fetch(message, memories[message.memory]))

@@ -92,7 +92,7 @@ class ShardWindows:
         if next_window is not None and lane not in self._ahead and self._may_fetch_ahead():
             ahead = self._ahead[lane] = _HeldWindow(self._samples, split, next_window)
             for span in ahead.spans:
-                self._start(split, ahead, span, kind)
+                self._start(split, ahead, span, kind, ahead=True)
         for at in places:
             span = held.spans[held.span_of[at]]
             yield held.view[held.starts[at] : held.ends[at]] if self._arrived(span) else None
@@ -127,14 +127,14 @@ class ShardWindows:
     def _may_fetch_ahead(self) -> bool:
         return sum(window.bytes for window in self._ahead.values()) < _AHEAD_BYTES
 
-    def _start(self, split: Split, held: _HeldWindow, span: _Span, kind: EndpointKind) -> None:
+    def _start(self, split: Split, held: _HeldWindow, span: _Span, kind: EndpointKind, *, ahead: bool = False) -> None:
         """Requests a span unless it was requested, or is there, through this endpoint."""
         if kind in (span.endpoint, span.requested.kind if span.requested else None):
             return
         held.allocate(self._fetcher)
         tar = self._samples.tar(split, span.tar)
         span.endpoint = None
-        span.requested = RangeRequest(held.memory, span.at, kind, tar, span.offset, span.size)
+        span.requested = RangeRequest(held.memory, span.at, kind, tar, span.offset, span.size, ahead)
         self._fetcher.start(span.requested)
 
     def _arrived(self, span: _Span) -> bool:
@@ -142,6 +142,10 @@ class ShardWindows:
         if span.requested is not None:
             request, span.requested = span.requested, None
             found = self._fetcher.wait(request)
+            if found.skipped:
+                request = request._replace(ahead=False)
+                self._fetcher.start(request)
+                found = self._fetcher.wait(request)
             if found.failed:
                 raise EndpointFailedError(found.failed)
             span.endpoint, span.exists = request.kind, found.exists
