@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, overload
 
 from textual import events
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.message import Message
 
 from ossconsole.config.text import counted, safe_text
@@ -16,7 +16,7 @@ from ossconsole.storage.listing import ListingState, ObjectRows, RowView, Sort, 
 from ossconsole.storage.objects import SYMLINK
 from ossconsole.tui.browse.model import BrowseModel
 from ossconsole.tui.kit.glyphs import Glyphs
-from ossconsole.tui.kit.table import Row, RowPainter, VirtualTable
+from ossconsole.tui.kit.table import Row, RowPainter, VirtualTable, row_bindings
 from ossconsole.tui.kit.text import Line, moment, shorten_middle, size, wrap
 
 _MARGIN = 3  # marks for selection and folder
@@ -214,14 +214,7 @@ class _ViewRows(Sequence[int]):
 class FileTable(VirtualTable[Row], inherit_bindings=False):
     """A table of files and folders. The key `g` is a command of the screen, unlike in other tables."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "Up", show=False),
-        Binding("down,j", "move(1)", "Down", show=False),
-        Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False),
-        Binding("pagedown,ctrl+d", "page(1)", "Page down", show=False),
-        Binding("home", "edge(-1)", "First", show=False),
-        Binding("end,G", "edge(1)", "Last", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = row_bindings("home")
 
 
 class ObjectTable(FileTable[int]):

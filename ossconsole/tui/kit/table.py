@@ -21,18 +21,23 @@ RowPainter = Callable[[Row, int], Line]
 """Draws one row for a width in cells."""
 
 
-class VirtualTable(ScrollView, Generic[Row], can_focus=True):
-    """A cursor over rows; `painter` draws one of them, `header` the line above."""
-
-    ALLOW_SELECT = False
-    BINDINGS: ClassVar[list[BindingType]] = [
+def row_bindings(first: str) -> list[BindingType]:
+    """The keys that move the cursor of a table; `first` are those of its first row."""
+    return [
         Binding("up,k", "move(-1)", "Up", show=False),
         Binding("down,j", "move(1)", "Down", show=False),
         Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False),
         Binding("pagedown,ctrl+d", "page(1)", "Page down", show=False),
-        Binding("home,g", "edge(-1)", "First", show=False),
+        Binding(first, "edge(-1)", "First", show=False),
         Binding("end,G", "edge(1)", "Last", show=False),
     ]
+
+
+class VirtualTable(ScrollView, Generic[Row], can_focus=True):
+    """A cursor over rows; `painter` draws one of them, `header` the line above."""
+
+    ALLOW_SELECT = False
+    BINDINGS: ClassVar[list[BindingType]] = row_bindings("home,g")
 
     cursor: reactive[int] = reactive(0)
 
