@@ -93,7 +93,7 @@ def batches_of(lines: list[str]) -> dict[int, list[str]]:
 
 
 SCRIPTS = [
-    pytest.param("plain.py", 1, id="plain PyTorch"),
+    pytest.param("plain.py", 1, marks=pytest.mark.slow, id="plain PyTorch"),
     pytest.param("ddp.py", 2, marks=pytest.mark.slow, id="DistributedDataParallel"),
     pytest.param("lightning.py", 1, marks=pytest.mark.slow, id="Lightning"),
     pytest.param("hugging_face.py", 1, marks=pytest.mark.slow, id="Hugging Face"),

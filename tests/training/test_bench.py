@@ -133,6 +133,7 @@ def test_the_formats_are_compared_on_the_same_images_which_are_deleted(bucket: B
     assert "objects below" in said
 
 
+@pytest.mark.slow
 def test_a_control_measures_one_endpoint_under_both_names(bucket: Bucket) -> None:
     settings = msgspec.structs.replace(
         SETTINGS, aa=True, rounds=6, modes=(Mode.LOADER,), limits=False, endpoints=(EndpointKind.ACCELERATED,)

@@ -205,6 +205,7 @@ def emulate(bucket: Bucket, rate: float, **settings: object) -> tuple[EmulationS
     return Emulation(bucket.profile, bucket.credentials, chosen, found.append).run(), found
 
 
+@pytest.mark.slow
 def test_accelerators_that_storage_feeds_reach_their_rate(bucket: Bucket) -> None:
     summary, found = emulate(bucket, 20, accelerators=(1, 2), steps=10, rounds=1, endpoints=(EndpointKind.STANDARD,))
     trials = [event for event in found if isinstance(event, Trial)]

@@ -58,6 +58,7 @@ class PatientPool(ReaderPool):
         return super().poll(DEADLINE_S)
 
 
+@pytest.mark.slow
 def test_the_hit_rate_is_estimated_within_5_points(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

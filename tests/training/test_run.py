@@ -221,6 +221,7 @@ def test_a_run_stopped_while_it_loads_is_abandoned(
     assert [type(event) for event in found] == [events.Run, events.InfoEvent, events.State, events.Summary]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_requested_before_the_first_step_is_not_written(bucket: Bucket, start_run: StartRun) -> None:
     asked = threading.Event()
 
@@ -238,6 +239,7 @@ def test_a_checkpoint_requested_before_the_first_step_is_not_written(bucket: Buc
     assert objects_below(bucket) == {stable: GOOD}
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_before_its_first_step_rescues_nothing(bucket: Bucket, start_run: StartRun) -> None:
     stable = keep_good(bucket)
     profile = msgspec.structs.replace(bucket.profile, accelerated_endpoint="http://0.0.2:9")

@@ -48,6 +48,8 @@ async def past_opening(pilot: Pilot[Any]) -> None:
 async def thread_calls_ended(pilot: Pilot[Any]) -> None:
     """Let the calls of `asyncio.to_thread` end, and the screen take in what they return."""
     await pilot.pause()
+    if not _thread_calls:
+        return
     deadline = time.monotonic() + DEADLINE_S
     while _thread_calls:
         assert time.monotonic() < deadline
