@@ -85,7 +85,7 @@ def test_killed_in_front_the_inner_one_leaves_in_good_order(state: Path) -> None
         assert console.changed_modes == set()
 
 
-@pytest.mark.parametrize("place", ["in_a_widget", "in_the_input_thread"])
+@pytest.mark.parametrize("place", ["in_a_widget", pytest.param("in_the_input_thread", marks=pytest.mark.slow)])
 def test_a_crash_is_one_line_and_a_report_and_the_run_continues(state: Path, place: str) -> None:
     with Console(place, "demo", module="tests.cli.crashing", columns=200) as console:
         console.until(training)

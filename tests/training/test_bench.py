@@ -116,6 +116,7 @@ def test_samples_that_cannot_be_used_are_left_out(failed: str, rows: int, proble
         assert next_batch(loader) is batch
 
 
+@pytest.mark.slow
 def test_the_formats_are_compared_on_the_same_images_which_are_deleted(bucket: Bucket) -> None:
     before = [found.key for found in bucket.store().list_all(bucket.profile.dataset_prefix)]
     done = bench(bucket, "--json", "--formats=image-jpeg,image-u8,tensor-f32", "--endpoint=standard")

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from ossconsole.config.credential_sources import write_connector_file
 from ossconsole.config.profiles import Settings, load_settings, save_settings
@@ -30,6 +31,7 @@ def test_the_embedded_sandbox_passes_the_test() -> None:
     assert "Test (simulated)" in shown
 
 
+@pytest.mark.slow
 def test_another_profile_is_used_without_a_restart(tmp_path: Path) -> None:
     with sandboxed(tmp_path / "first") as first, sandboxed(tmp_path / "second") as second:
         settings = Settings()
