@@ -255,7 +255,7 @@ _REMEDY = "`ossconsole status` names the newest run."
 def list_runs(*, newest: int | None = None) -> list[RunSummary]:
     """Every run of the state folder, newest first; files that are not records are left out.
 
-    `newest` reads only so many of them, the last ones by their names, which begin with the date. Raises RecordError
+    `newest` limits their number: the last ones by their names, which begin with the date, are read. Raises RecordError
     where the folder cannot be read; a missing one has no runs.
     """
     records = _records()
