@@ -269,6 +269,13 @@ def test_what_is_fetched_ahead_is_skipped_after_a_switch(uploaded: Uploaded, tmp
         missing = wanted._replace(tar=tar._replace(key="no.tar"))
         fetcher.start(missing)
         assert not fetcher.wait(missing).exists
+        for _ in range(20):
+            fetcher.free(fetcher.allocate(2048)[0])
+        fetcher.start(wanted)
+        assert fetcher.wait(wanted) == FetchedRange(wanted)  # so all the memory was freed before
+        descriptors = [str(path.readlink()) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
+        # That of the mapping in use: any other open descriptor would keep memory that is freed.
+        assert sum("ossconsole-batches" in name for name in descriptors) == 1
     finally:
         process.kill()
         process.join()

@@ -154,14 +154,20 @@ def fetch_ranges(
     """The process: fetches what is requested until its pipe closes."""
     become_child(native_log)
     ranges, memories = TarRanges(bucket, connector), dict[int, memoryview]()
-    with contextlib.suppress(EOFError, OSError):  # the reader has ended
+    with contextlib.suppress(EOFError, ConnectionError):  # the reader has ended
         while True:
             message = pipe.recv()
             if isinstance(message, _Allocated):
-                memories[message.memory] = memoryview(SharedBuffer.received(pipe).memory)
+                memories[message.memory] = _received_memory(pipe)
             elif isinstance(message, _Freed):
                 del memories[message.memory]
             elif message.ahead and message.kind is not switch.endpoint:
                 pipe.send(FetchedRange(message, skipped=True))
             else:
                 pipe.send(ranges.fetch(message, memories[message.memory]))
+
+
+def _received_memory(pipe: Connection) -> memoryview:
+    """The only reference to memory that the reader has shared: an open descriptor would keep it when it is freed."""
+    with contextlib.closing(SharedBuffer.received(pipe)) as buffer:
+        return memoryview(buffer.memory)
