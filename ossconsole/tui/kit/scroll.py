@@ -186,6 +186,8 @@ class DetailView(ScrollView, can_focus=True):
     """A scrolled view drawn by `painter`, which `redraw` calls again."""
 
     ALLOW_SELECT = False
+    # A scroll bar that appears sends no Resize: what is painted for the full width would be cut.
+    DEFAULT_CSS = "DetailView { scrollbar-gutter: stable; }"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "scroll_up", show=False),
         Binding("down,j", "scroll_down", show=False),
