@@ -66,6 +66,21 @@ def test_files_and_functions_stay_readable() -> None:
     assert (long_files, long_functions) == ({}, {})
 
 
+def test_no_handler_calls_that_of_its_base_class() -> None:
+    """Textual calls the handlers of all base classes by itself: a call through `super()` runs them twice."""
+    called = [
+        f"{path.name}:{node.lineno} {node.attr}"
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and re.fullmatch(r"_?on_(?!event$|timer_update$)\w+", node.attr)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Name)
+        and node.value.func.id == "super"
+    ]
+    assert called == []
+
+
 def test_most_public_definitions_have_a_docstring() -> None:
     found = [(path, each) for path, tree in TREES.items() for each in definitions(tree, public=True)]
     without = [f"{path}:{each.lineno} {each.name}" for path, each in found if not ast.get_docstring(each)]

@@ -670,6 +670,32 @@ async def test_enter_goes_in_and_backspace_out_to_the_same_row(make_app: AppMake
         await browser.until(lambda: browser.screen.model.prefix == "")
 
 
+async def test_a_click_selects_a_row_and_a_second_one_opens_it(make_app: AppMaker) -> None:
+    async with make_app(services(FakeStore(KEYS)), "browse").run_test(size=(80, 24)) as pilot:
+        browser = await opened(pilot, FakeStore(KEYS), "")
+        table = browser.screen.table
+        position = 1
+        row = table.view.rows.name(int(table.view.order[position]))
+        assert table.cursor != position
+        await pilot.click("#objects", offset=(4, position + 1))  # below the header
+        assert table.cursor == position
+        assert browser.screen.model.prefix == ""
+        await pilot.click("#objects", offset=(4, position + 1))
+        await browser.until(lambda: browser.screen.model.prefix == row)
+
+
+async def test_a_click_on_the_header_sorts_and_leaves_the_cursor(make_app: AppMaker) -> None:
+    keys = {f"{number:03}.txt": 1 for number in range(60)}
+    async with make_app(services(FakeStore(keys)), "browse").run_test(size=(80, 24)) as pilot:
+        browser = await opened(pilot, FakeStore(keys), "")
+        await browser.press("end")
+        table = browser.screen.table
+        selected = table.cursor_row
+        await pilot.click("#objects", offset=(4, 0))
+        await browser.until(lambda: "name ↓" in browser.text)
+        assert table.cursor_row == selected
+
+
 async def test_bookmarks_are_kept(make_app: AppMaker) -> None:
     for _ in range(2):
         async with make_app(services(FakeStore(KEYS)), "browse").run_test(size=(80, 24)) as pilot:

@@ -260,8 +260,7 @@ class ObjectTable(FileTable[int]):
         return self.cursor - round(self.scroll_target_y)
 
     def on_click(self, event: events.Click) -> None:
-        """Post `HeaderClicked`, or move the cursor."""
+        """Post `HeaderClicked`; Textual calls the handler of VirtualTable for a click on a row."""
         if event.y < self._head:
+            event.prevent_default()
             self.post_message(self.HeaderClicked(event.x))
-            return
-        super().on_click(event)

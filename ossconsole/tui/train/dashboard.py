@@ -149,9 +149,8 @@ class Dashboard(ConsoleScreen):
                 panel.redraw()
 
     def on_screen_resume(self) -> None:
-        """Paint, charts included."""
-        super().on_screen_resume()
-        self.draw()
+        """Have the next tick paint the charts: that of ConsoleScreen's handler, which Textual calls after this one."""
+        self._ticks = -1
 
     @property
     def _high(self) -> bool:

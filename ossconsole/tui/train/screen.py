@@ -232,8 +232,7 @@ class TrainScreen(Dashboard):
         return self._recent
 
     def on_screen_resume(self) -> None:
-        """Paint; without a run, also list the runs recorded last."""
-        super().on_screen_resume()
+        """Without a run, list the runs recorded last; Textual calls the base classes' handlers, which paint."""
         if self.monitor.view.run is None:
             self._list_recent()
 
