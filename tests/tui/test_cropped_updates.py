@@ -16,7 +16,7 @@ from textual.strip import Strip
 
 from ossconsole.telemetry.events import RunState
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.kit.link import HeldKeyPace, ShownCells, _style_change
+from ossconsole.tui.kit.link import RepaintPace, ShownCells, _style_change
 from ossconsole.tui.kit.textual_internals import CroppedUpdate, FullUpdate
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeRun, FakeServices, Script, gpu, sample
@@ -206,7 +206,7 @@ def test_after_a_resize_everything_is_sent() -> None:
 
 
 def test_a_held_key_is_painted_no_faster_than_a_slow_connection_carries_it() -> None:
-    pace, now, sent = HeldKeyPace(), 0.0, 0
+    pace, now, sent = RepaintPace(), 0.0, 0
     for number in range(90):  # three seconds of a held key
         now = number / 30
         pace.key("j", now)
@@ -217,8 +217,16 @@ def test_a_held_key_is_painted_no_faster_than_a_slow_connection_carries_it() -> 
     assert not pace.rests(now + 0.3)
 
 
+def test_a_change_counts_as_the_effect_of_a_key_for_a_tenth_of_a_second() -> None:
+    pace = RepaintPace()
+    assert not pace.follows_key(0.0)
+    pace.key("j", 1.0)
+    assert pace.follows_key(1.05)
+    assert not pace.follows_key(1.2)
+
+
 def test_single_keys_and_different_keys_are_painted_immediately() -> None:
-    pace = HeldKeyPace()
+    pace = RepaintPace()
     for number, key in enumerate("jkjkjkj"):
         pace.key(key, number / 30)
         pace.painted(20_000, number / 30)

@@ -19,6 +19,8 @@ _JOINED_CELLS = 8
 _BYTES_PER_S = 20_000
 _LONGEST_PAUSE_S = 0.25
 _HELD_KEYS, _HELD_S = 4, 0.5
+_EFFECT_S = 0.1
+"""Within this time after a key, changes count as its effect: what takes longer feels slow anyway."""
 
 Cells = tuple[str, str]
 """The characters of neighbouring cells, and a character for the style of each of them."""
@@ -169,10 +171,11 @@ def _runs(old: Cells, new: Cells) -> Iterable[tuple[int, int]]:
         yield first, last + 1
 
 
-class HeldKeyPace:
-    """Limits repaints while a key is held, which a slow connection cannot carry.
+class RepaintPace:
+    """When a screen is repainted: after a key as soon as it has taken effect, otherwise with Textual's next frame.
 
-    What was not sent yet when the key is let go would still be shown, row by row, for many seconds.
+    While a key is held, repaints are limited to what a slow connection carries: what was not sent yet when the key is
+    let go would still be shown, row by row, for many seconds.
     """
 
     def __init__(self) -> None:
@@ -191,6 +194,10 @@ class HeldKeyPace:
     def rests(self, now: float) -> bool:
         """Whether to wait with the next repaint."""
         return now < self._until
+
+    def follows_key(self, now: float) -> bool:
+        """Whether a change is the effect of a key, by the time."""
+        return bool(self._keys) and now - self._keys[-1][1] < _EFFECT_S
 
     def _held(self, now: float) -> bool:
         keys = self._keys

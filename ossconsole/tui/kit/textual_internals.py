@@ -32,7 +32,7 @@ from textual.screen import ModalScreen, Screen
 from textual.strip import Strip
 from textual.worker import Worker, WorkerFailed
 
-from ossconsole.tui.kit.link import HeldKeyPace, ShownCells
+from ossconsole.tui.kit.link import RepaintPace, ShownCells
 from ossconsole.tui.kit.terminal_bytes import TerminalBytes
 
 log = logging.getLogger(__name__)
@@ -101,12 +101,17 @@ class FullUpdate(LayoutUpdate):
 
 
 class Paced:
-    """Mixin of a screen: while a key is held, it is repainted no faster than a slow connection carries it.
+    """Mixin of a screen that is repainted when `RepaintPace` says so.
 
     It is not a screen itself, as Textual takes the default styles from the first base that is one.
     """
 
     app: Any
+
+    def _on_idle(self) -> None:
+        # Textual's timer waits for one to two frames after its last repaint, up to 33 ms.
+        if self.app.pace.follows_key(time.monotonic()):
+            self._on_timer_update()
 
     def _on_timer_update(self) -> None:
         if not self.app.pace.rests(time.monotonic()):  # else the timer tries again after a frame
@@ -409,7 +414,7 @@ class ConsoleTextualApp(App[str]):
         super().__init__(driver_class=ConsoleDriver)
         self.key_order = KeyOrder(self)
         self.shown_cells = ShownCells()
-        self.pace = HeldKeyPace()
+        self.pace = RepaintPace()
         self._drawn_screen: Screen[object] | None = None
         self.crash_lines: list[str] = []
         self._crash: BaseException | None = None

@@ -22,7 +22,7 @@ from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen
 from ossconsole.tui.kit.table import VirtualTable
 from ossconsole.tui.kit.text import Line, clock, percent, safe, shorten_around_key, shorten_middle, wrap
 from ossconsole.tui.train import compare, headline, machine
-from ossconsole.tui.train.charts import SPEED, TimeAxis, TimeWindow, chart, chart_specs
+from ossconsole.tui.train.charts import LOSS, SPEED, ChartSpec, TimeAxis, TimeWindow, chart, chart_specs
 from ossconsole.tui.train.monitor import DashboardContext
 
 SLOTS = 8
@@ -148,6 +148,12 @@ class Dashboard(ConsoleScreen):
             if panel.display and (charts or not panel.has_class("chart")):
                 panel.redraw()
 
+    def draw_charts(self) -> None:
+        """Paint the visible charts."""
+        for panel in self.query(".chart").results(Panel):
+            if panel.display:
+                panel.redraw()
+
     def on_screen_resume(self) -> None:
         """Have the next tick paint the charts: that of ConsoleScreen's handler, which Textual calls after this one."""
         self._ticks = -1
@@ -191,16 +197,27 @@ class Dashboard(ConsoleScreen):
 
     def _chart(self, slot: int) -> Painter:
         def paint(width: int, height: int) -> Sequence[Line]:
-            specs = chart_specs(self.source.view, raw=self._raw, log=self._log)
+            specs = self._specs()
             if slot >= len(specs):
                 return []
             shown = self._shown_charts()
             hidden = len(specs) - shown
             note = f"v: {hidden} more" if hidden > 0 and slot == shown - 1 else ""
-            spec = specs[(self._first_chart + slot) % len(specs)]
-            return chart(self.context, spec, self.window, width, height, note=note)
+            return chart(self.context, specs[slot], self.window, width, height, note=note)
 
         return paint
+
+    def _specs(self) -> list[ChartSpec]:
+        """The specs of the charts from the first slot on."""
+        specs = chart_specs(self.source.view, raw=self._raw, log=self._log)
+        first = self._first_chart % len(specs)
+        return specs[first:] + specs[:first]
+
+    def _draw_loss(self) -> None:
+        """Paint the chart of the loss, where it shows."""
+        for slot, spec in enumerate(self._specs()[: self._shown_charts()]):
+            if spec.title.startswith(LOSS.title):
+                self.query_one(f"#slot-{slot}", Panel).redraw()
 
     def _shown_charts(self) -> int:
         columns = 2 if self.has_class("-narrow") else 3 if self.has_class("-wide") else 4
@@ -226,38 +243,38 @@ class Dashboard(ConsoleScreen):
     def action_zoom(self, direction: int) -> None:
         """A shorter (1) or longer (-1) time window."""
         self._axis.zoom(self.source.view, self.source.now, direction)
-        self.draw()
+        self.draw_charts()
 
     def action_pan(self, direction: int) -> None:
         """Move the window, or the crosshair, later (1) or earlier (-1)."""
         self._axis.move(self.source.view, self.source.now, direction)
-        self.draw()
+        self.draw_charts()
 
     def action_follow(self) -> None:
         """Return to the newest values."""
         self._axis.follow()
-        self.draw()
+        self.draw_charts()
 
     def action_crosshair(self) -> None:
         """Show or hide the crosshair."""
         self._axis.toggle_cursor(self.source.view, self.source.now)
-        self.draw()
+        self.draw_charts()
 
     def action_next_charts(self) -> None:
         """Show the charts that did not fit."""
         specs = chart_specs(self.source.view, raw=self._raw, log=self._log)
         self._first_chart = (self._first_chart + self._shown_charts()) % len(specs)
-        self.draw()
+        self.draw_charts()
 
     def action_log_scale(self) -> None:
         """Toggle the logarithmic axis of the loss."""
         self._log = not self._log
-        self.draw()
+        self._draw_loss()
 
     def action_raw(self) -> None:
         """Toggle the raw loss alone."""
         self._raw = not self._raw
-        self.draw()
+        self._draw_loss()
 
     def action_comparison(self) -> None:
         """Show all measurements of both endpoints."""
