@@ -151,28 +151,36 @@ def traffic(terminal: Terminal, seconds: float) -> tuple[list[int], float]:
     return counts, (terminal.cpu_s() - cpu) / (time.perf_counter() - start)
 
 
-def key_latency(terminal: Terminal, keys: Sequence[tuple[str, bytes]], presses: int) -> list[float]:
-    """Seconds from a key to the bytes that show its effect; `keys` are pressed in turn.
+def key_latencies(terminals: Sequence[Terminal], keys: Sequence[tuple[str, bytes]], presses: int) -> list[list[float]]:
+    """Seconds from a key to the bytes that show its effect, for each program; `keys` are pressed in turn.
 
-    One without an effect to look for is not timed.
+    The programs take turns, so that a busy moment of the machine meets all of them. A key without an effect to look for
+    is not timed.
     """
-    times = []
+    times: list[list[float]] = [[] for _ in terminals]
     for number in range(presses):
         key, effect = keys[number % len(keys)]
-        pause = time.perf_counter() + 0.3 + 0.017 * (number % 13)  # at all phases of the regular updates
-        while (left := pause - time.perf_counter()) > 0:
-            terminal.read(left)
-        terminal.newest = b""
-        start = time.perf_counter()
-        terminal.press(key)
-        if not effect:
-            continue
-        while effect not in terminal.newest:
-            if time.perf_counter() - start > 10:
-                raise TimeoutError(f"{key!r} had no effect:\n{terminal.text}")
-            terminal.read(0.5)
-        times.append(terminal.arrived - start)
+        for terminal, found in zip(terminals, times, strict=True):
+            pause = time.perf_counter() + 0.3 + 0.017 * (number % 13)  # at all phases of the regular updates
+            while (left := pause - time.perf_counter()) > 0:
+                for each in terminals:
+                    each.read(min(left, 0.01))
+            seconds = _press(terminal, key, effect)
+            if effect:
+                found.append(seconds)
     return times
+
+
+def _press(terminal: Terminal, key: str, effect: bytes) -> float:
+    """Seconds until the effect arrives; does not wait for none."""
+    terminal.newest = b""
+    start = time.perf_counter()
+    terminal.press(key)
+    while effect not in terminal.newest:
+        if time.perf_counter() - start > 10:
+            raise TimeoutError(f"{key!r} had no effect:\n{terminal.text}")
+        terminal.read(0.5)
+    return terminal.arrived - start
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -194,16 +202,25 @@ def main() -> None:
             _compare_paints(shlex.split(options.paint), options.rounds, environment)
             return
         _say_paint("first paint", first_paints([options.command or MADE_UP], options.rounds, environment)[0])
-        width, height = map(int, options.size.split("x"))
-        found = []
-        for title, command in (("", options.command or MADE_UP), (" of a bare Textual app", PROTOTYPE)):
-            terminal = Terminal(command, (width, height), environment)
-            try:
-                found.append(_watch(terminal, options.seconds, title))
-            finally:
+        size = tuple(map(int, options.size.split("x")))
+        terminals = []
+        try:
+            for title, command in (("", options.command or MADE_UP), (" of a bare Textual app", PROTOTYPE)):
+                terminals.append(Terminal(command, (size[0], size[1]), environment))
+                _watch(terminals[-1], options.seconds, title)
+            for name, keys in KEYS.items():
+                _compare_keys(name, key_latencies(terminals, keys, 60))
+        finally:
+            for terminal in terminals:
                 terminal.close()
-        for name in KEYS:
-            say(f"ratio of the p95, {name}  {found[0][name] / found[1][name]:.2f}")
+
+
+def _compare_keys(name: str, times: Sequence[Sequence[float]]) -> None:
+    for title, found in zip(("", " of a bare Textual app"), times, strict=True):
+        p50, p95 = (quantile(found, share) * 1000 for share in (0.5, 0.95))
+        say(f"key to repaint{title}, {name}  p50 {p50:.0f} ms, p95 {p95:.0f} ms")
+    console, bare = (quantile(found, 0.95) for found in times)
+    say(f"ratio of the p95, {name}  {console / bare:.2f}")
 
 
 def _compare_paints(other: Sequence[str], rounds: int, environment: dict[str, str]) -> None:
@@ -217,8 +234,8 @@ def _say_paint(title: str, times: list[float]) -> None:
     say(f"{title}  median {statistics.median(times):.2f} s, best {min(times):.2f} s of {len(times)}")
 
 
-def _watch(terminal: Terminal, seconds: float, title: str) -> dict[str, float]:
-    """Prints traffic and key latencies; returns the p95 of the latter in ms."""
+def _watch(terminal: Terminal, seconds: float, title: str) -> None:
+    """Prints bytes and processor time."""
     terminal.wait(lambda text: re.search(r"step [1-9]", text) is not None, 120)
     warm_up = time.perf_counter() + 5
     while time.perf_counter() < warm_up:
@@ -229,12 +246,6 @@ def _watch(terminal: Terminal, seconds: float, title: str) -> dict[str, float]:
         f"most {max(counts)}"
     )
     say(f"CPU for drawing{title}  {cpu * 100:.1f} % of one core (the screen's own threads; a run trains in others)")
-    slowest = {}
-    for name, keys in KEYS.items():
-        times = [value * 1000 for value in key_latency(terminal, keys, 60)]
-        slowest[name] = quantile(times, 0.95)
-        say(f"key to repaint{title}, {name}  p50 {quantile(times, 0.5):.0f} ms, p95 {slowest[name]:.0f} ms")
-    return slowest
 
 
 def say(text: str) -> None:

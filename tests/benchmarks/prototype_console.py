@@ -70,9 +70,10 @@ class PrototypeApp(App[None]):
             self.query_one(f"#chart-{number}", Static).update(f"{_ROWS[step % 7 :]}")
 
     def action_title(self, title: str) -> None:
-        """Change one title; the same key again takes it away."""
+        """Change one chart and its title; the same key again takes the change away."""
         chart = self.query_one("#chart-3", Static)
         chart.border_title = "loss" if self._titled else title
+        chart.update(_ROWS if self._titled else _ROWS[::-1])
         self._titled = not self._titled
 
     def action_help(self) -> None:
