@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 TICK_S = 0.25
 _BACKGROUND_S = 2.0
+_IDLE_S = 2.0
+# Collections of the second generation between full ones: a dashboard causes about one in two seconds.
+_COLLECTIONS_IDLE, _COLLECTIONS = 50, 1000
 log = logging.getLogger(__name__)
 
 # Screens, dialogs and the monitor of the run are imported when they are first needed: the first paint shows none.
@@ -115,6 +118,7 @@ class ConsoleApp(ConsoleTextualApp):
         self.jobs: list[Job] = []
         """See `Console.jobs`."""
         self._modules = 0
+        self._gc_thresholds = gc.get_threshold()
         self._guard = TerminalGuard()
         self._clock = clock
         self._started_at = clock()
@@ -203,6 +207,8 @@ class ConsoleApp(ConsoleTextualApp):
     def on_mount(self) -> None:
         """Open the first mode after the first paint."""
         self.watch_process()
+        self._gc_thresholds = gc.get_threshold()
+        gc.set_threshold(*self._gc_thresholds[:2], 1_000_000)  # full collections are run by `tick`
         self.call_after_refresh(self._open)
 
     def _open(self) -> None:
@@ -221,6 +227,7 @@ class ConsoleApp(ConsoleTextualApp):
     def tick(self) -> None:
         """Apply the events of the run and update the visible screen; hidden screens cost nothing."""
         self._freeze_modules()
+        self._collect_garbage()
         for event in self.monitor.pull():
             self._announce(event)
         self._follow_work()
@@ -279,9 +286,16 @@ class ConsoleApp(ConsoleTextualApp):
             self._modules = len(sys.modules)
             gc.freeze()
 
+    def _collect_garbage(self) -> None:
+        """Run a full collection while no key is pressed: it takes 0.1 s, and dialogs often caused one as they opened."""
+        idle = self.pace.since_key(time.monotonic()) > _IDLE_S
+        if gc.get_count()[2] > (_COLLECTIONS_IDLE if idle else _COLLECTIONS):
+            gc.collect()
+
     def on_unmount(self) -> None:
         """Collect garbage as usual again; else libraries report leaks on the terminal at the end of the process."""
         gc.unfreeze()
+        gc.set_threshold(*self._gc_thresholds)
 
     def _announce(self, event: Event) -> None:
         """Report errors, and on other screens the end of the run; the Train screen has them in its event log."""

@@ -6,6 +6,7 @@ import gc
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import pytest
@@ -57,6 +58,27 @@ async def test_objects_excluded_from_garbage_collection_are_collected_again(make
         await settle(pilot)
         assert gc.get_freeze_count()
     assert not gc.get_freeze_count()
+
+
+async def test_a_full_collection_waits_until_no_key_is_pressed(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thresholds = gc.get_threshold()
+    app = make_app(FakeServices())
+    collected: list[bool] = []
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert gc.get_threshold()[2] > thresholds[2]
+        monkeypatch.setattr(gc, "get_count", lambda: (0, 0, 60))
+        monkeypatch.setattr(gc, "collect", lambda: collected.append(True))
+        app.pace.key("j", time.monotonic())
+        app.tick()
+        assert not collected
+        app.pace.key("j", time.monotonic() - 3)
+        app.tick()
+        assert collected
+        monkeypatch.undo()
+    assert gc.get_threshold() == thresholds
 
 
 async def test_the_header_names_endpoint_bucket_and_sandbox(make_app: AppMaker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Iterable
@@ -195,9 +196,13 @@ class RepaintPace:
         """Whether to wait with the next repaint."""
         return now < self._until
 
+    def since_key(self, now: float) -> float:
+        """Seconds since the last key; infinite before the first."""
+        return now - self._keys[-1][1] if self._keys else math.inf
+
     def follows_key(self, now: float) -> bool:
         """Whether a change is the effect of a key, by the time."""
-        return bool(self._keys) and now - self._keys[-1][1] < _EFFECT_S
+        return self.since_key(now) < _EFFECT_S
 
     def _held(self, now: float) -> bool:
         keys = self._keys
