@@ -20,7 +20,7 @@ from ossconsole.config.profiles import load_settings
 from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.auto import AutoCompare
-from ossconsole.telemetry.demo_speed import DemoSpeed, enough_steps
+from ossconsole.telemetry.demo_speed import slowed_standard
 from ossconsole.telemetry.events import megabytes, number, percent
 from ossconsole.telemetry.view import RunView
 
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from ossconsole.telemetry.events import Event
     from ossconsole.training.run import TrainingRun
 
-_SETTINGS = msgspec.structs.replace(
-    DEMO_SETTINGS, epochs=10_000, endpoint=EndpointKind.ACCELERATED, patience_s=60.0, keep_checkpoints=2
-)
+_SETTINGS = msgspec.structs.replace(DEMO_SETTINGS, epochs=10_000, patience_s=60.0, keep_checkpoints=2)
 """The run ends when the comparison is decided, or after _MEASURE_S seconds of steps."""
 
 _MEASURE_S = 80.0
@@ -125,8 +123,7 @@ class _Driver:
         self.run: TrainingRun | None = None
         self.slow_down: Callable[[float], None] = lambda _objects_per_s: None
         self._show = show
-        self._speed = DemoSpeed()
-        self._looks = 0
+        self._looked = False
         self._auto = AutoCompare()
         self._until: float | None = None
 
@@ -139,17 +136,23 @@ class _Driver:
             self._steer(self.run, over=event.time >= self._until)
 
     def _steer(self, run: TrainingRun, *, over: bool) -> None:
-        looks = enough_steps(self.view) + (self.view.last_epoch is not None)  # before the start, and before the A/B
-        if looks > self._looks:
-            self._looks = looks
-            if caption := self._speed.slow_down(self.view):
-                self._show(events.InfoEvent(time=time.time(), message=caption, step=self.view.step))
-                self.slow_down(self._speed.objects_per_s)
-        kind = self._auto.decide(self.view) if self.view.last_epoch is not None else None
+        kind = None
+        if self.view.last_epoch is not None:
+            self._look()
+            kind = self._auto.decide(self.view)
         if self._auto.done or self.view.comparison.decided or over:
             run.stop()
         elif kind is not None:
             run.switch(kind, "A/B")
+
+    def _look(self) -> None:
+        """Slow the standard endpoint down where the machine is slow; not before, as the cache would fill slowly."""
+        if self._looked:
+            return
+        self._looked = True
+        if slowed := slowed_standard(self.view):
+            self._show(events.InfoEvent(time=time.time(), message=slowed.caption, step=self.view.step))
+            self.slow_down(slowed.objects_per_s)
 
 
 def comparison_words(view: RunView) -> str:

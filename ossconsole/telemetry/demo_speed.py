@@ -5,32 +5,30 @@ On such a machine, a slow or a busy one, no endpoint could make a difference.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ossconsole.sandbox.process import Shaping
 from ossconsole.telemetry.view import RunView
 
-_LOOK_AFTER = 6  # steps, without those of the warm-up
-_LEAST_RATIO, _WANTED_RATIO = 2.0, 3.0
+_LEAST_RATIO, _WANTED_RATIO = 2.0, 2.5
 """Of what the run computes to what the standard endpoint reads."""
 
 
-class DemoSpeed:
-    """The simulated speed of the standard endpoint during one run of the demo."""
+class SlowedStandard(NamedTuple):
+    """A slower standard endpoint in objects/s, and the caption that says so."""
 
-    def __init__(self) -> None:
-        self.objects_per_s = Shaping().standard_objects_per_s
-
-    def slow_down(self, view: RunView) -> str:
-        """Where the run computes too slowly, lower `objects_per_s`, and say so; else ""."""
-        rate = view.compute_rate
-        if rate is None or rate >= _LEAST_RATIO * self.objects_per_s:
-            return ""
-        self.objects_per_s = max(1.0, rate / _WANTED_RATIO)
-        return (
-            f"This machine computes {rate:.0f} samples/s: the standard endpoint (simulated) is slowed down to "
-            f"{self.objects_per_s:.0f} objects/s, so that there is a wait for data to measure."
-        )
+    objects_per_s: float
+    caption: str
 
 
-def enough_steps(view: RunView) -> bool:
-    """Whether the run has done enough steps to know its speed."""
-    return view.warming is None and view.split is not None and view.split.steps >= _LOOK_AFTER
+def slowed_standard(view: RunView) -> SlowedStandard | None:
+    """The standard endpoint for a run that computes too slowly to wait for it; None where it is slow enough."""
+    rate = view.compute_rate
+    if rate is None or rate >= _LEAST_RATIO * Shaping().standard_objects_per_s:
+        return None
+    slow = max(1.0, rate / _WANTED_RATIO)
+    return SlowedStandard(
+        slow,
+        f"This machine computes {rate:.0f} samples/s: the standard endpoint (simulated) is slowed down to {slow:.0f} "
+        "objects/s, so that there is a wait for data to measure.",
+    )

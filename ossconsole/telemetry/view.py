@@ -39,6 +39,7 @@ class Span(msgspec.Struct, frozen=True):
 class StepSplit(msgspec.Struct, frozen=True):
     """The mean times of `steps` recent steps, seconds; `total` is the sum of wait, copy, compute and host.
 
+    `samples` is the mean number of samples of a step; the last batch of an epoch may have fewer than the others.
     `late` is the share of the steps in which the GPU finished before the host had queued all of its next work.
     `decode_share` is the share of the readers' time in which they decoded.
     """
@@ -48,6 +49,7 @@ class StepSplit(msgspec.Struct, frozen=True):
     copy: float
     compute: float
     steps: int = 1
+    samples: float = 0.0
     late: float = 0.0
     decode_share: float = 0.0
 
@@ -287,9 +289,9 @@ class RunView:
     @property
     def compute_rate(self) -> float | None:
         """Samples per second that the recent steps would have reached without a wait for data; None before them."""
-        step, split = self.last_step, self.split
+        split = self.split
         working = split.total - split.wait if split is not None else 0.0
-        return step.samples / working if step is not None and working > 0 else None
+        return split.samples / working if split is not None and working > 0 else None
 
     @property
     def split(self) -> StepSplit | None:
@@ -308,6 +310,7 @@ class RunView:
             copy=sum(step.copy_s for step in steps) / count,
             compute=sum(step.compute_s for step in steps) / count,
             steps=count,
+            samples=sum(step.samples for step in steps) / count,
             late=sum(step.host_late for step in steps) / count,
             decode_share=decode_share(decode_s, total, self.settings.workers) or 0.0,
         )

@@ -287,7 +287,7 @@ class ConsoleApp(ConsoleTextualApp):
             gc.freeze()
 
     def _collect_garbage(self) -> None:
-        """Run a full collection while no key is pressed: it takes 0.1 s, and dialogs often caused one as they opened."""
+        """Run a full collection while no key is pressed: it takes 0.1 s, and opening a dialog often caused one."""
         idle = self.pace.since_key(time.monotonic()) > _IDLE_S
         if gc.get_count()[2] > (_COLLECTIONS_IDLE if idle else _COLLECTIONS):
             gc.collect()

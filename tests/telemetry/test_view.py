@@ -42,6 +42,13 @@ def test_the_split_covers_only_the_endpoint_that_delivers() -> None:
     assert feed.view.split.total == pytest.approx(0.2)
 
 
+def test_the_last_batch_of_an_epoch_does_not_halve_what_the_run_computes() -> None:
+    feed = Feed().state(RunState.RUNNING).steps(9, seconds=0.4, wait=0.2)
+    assert feed.view.compute_rate == pytest.approx(feed.batch / 0.2)
+    feed.steps(1, seconds=0.3, wait=0.2, samples=feed.batch // 2)
+    assert feed.view.compute_rate == pytest.approx(9.5 * feed.batch / (9 * 0.2 + 0.1))
+
+
 def test_the_step_after_a_pause_counts_nowhere() -> None:
     feed = Feed().state(RunState.RUNNING).steps(30)
     before = feed.view.figures(STANDARD)

@@ -66,7 +66,7 @@ class RunMonitor:
         for event in events:
             self.view.apply(event)
             self._control(event)
-            if isinstance(event, Switch) and event.reason not in (_AUTO, _GUIDE):
+            if isinstance(event, Switch) and event.reason != _AUTO:
                 self._end_auto(event.reason)
                 self.guide = None
             elif isinstance(event, Telemetry):
@@ -106,8 +106,6 @@ class RunMonitor:
         self.view.apply(InfoEvent(time=self.now, message=step.caption, step=self.view.step))
         if step.objects_per_s is not None:
             self._services.slow_down_sandbox(step.objects_per_s)
-        if step.switch_to is not None:
-            run.switch(step.switch_to, _GUIDE)
         if step.compare:
             self.auto = AutoCompare(seed=int(self.now))
 
@@ -134,7 +132,6 @@ class RunMonitor:
 
 
 _AUTO = "auto A/B"
-_GUIDE = "demo"
 # The telemetry of a run of another process is used instead of our own sampler while it is younger than this: its
 # figures for "this process" are those of the run.
 _TELEMETRY_EXPIRES_S = 10.0
