@@ -24,7 +24,7 @@ from textual._xterm_parser import XTermParser
 from textual.app import App, ScreenStackError
 from textual.css.stylesheet import Stylesheet
 from textual.drivers.linux_driver import LinuxDriver
-from textual.events import Event, Key, Paste, Resize
+from textual.events import Event, Idle, Key, Paste, Resize
 from textual.keys import Keys
 from textual.message import Message
 from textual.message_pump import MessagePump
@@ -108,7 +108,8 @@ class Paced:
 
     app: Any
 
-    def _on_idle(self) -> None:
+    async def _on_idle(self, event: Idle) -> None:  # Textual calls that of Screen, too
+        del event
         # Textual's timer waits for one to two frames after its last repaint, up to 33 ms.
         if self.app.pace.follows_key(time.monotonic()):
             self._on_timer_update()
