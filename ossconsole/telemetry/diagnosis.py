@@ -212,7 +212,7 @@ def _compute_advice(view: RunView) -> str:
     found = view.comparison
     if view.delivering is EndpointKind.ACCELERATED:
         known = _compared(found) or "data is not the bottleneck on accelerated"
-        return f"{known}; faster reading would not help"
+        return f"{known}; reading still faster would not help"
     if found.faster is EndpointKind.ACCELERATED:
         return _measured(found)
     undecided = "" if found.decided else _compared(found)

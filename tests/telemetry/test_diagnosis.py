@@ -71,7 +71,7 @@ def test_a_measured_gain_carries_its_spread() -> None:
 def test_too_few_pairs_are_no_figure() -> None:
     feed = running(steps_per_epoch=1000).steps(70, seconds=1.0, wait=0.6).switch(ACCELERATED)
     feed.steps(70, seconds=0.5, wait=0.01)
-    assert diagnose(feed.view, feed.time).advice == "A/B collecting 1/6 pairs; faster reading would not help"
+    assert diagnose(feed.view, feed.time).advice == "A/B collecting 1/6 pairs; reading still faster would not help"
     ended = diagnose(feed.state(RunState.FINISHED).view, feed.time)
     assert ended.advice == "A/B too short: 1 of 6 pairs"
 
@@ -98,7 +98,7 @@ def test_measurements_outlast_a_moment_without_waiting() -> None:
     assert verdict.bottleneck is Bottleneck.COMPUTE
     assert verdict.advice.startswith("the accelerated endpoint gives 2.00x")
     feed.switch(ACCELERATED).steps(40, seconds=0.5, wait=0.01)
-    assert diagnose(feed.view, feed.time).advice.endswith("6 pairs; faster reading would not help")
+    assert diagnose(feed.view, feed.time).advice.endswith("6 pairs; reading still faster would not help")
 
 
 def test_only_a_gpu_is_called_one() -> None:

@@ -118,7 +118,7 @@ class Paced:
 
 
 class CachedStylesheet(Stylesheet):
-    """Parses its sources again only after a change of the theme; Textual does for each new screen, a fifth of the paint."""
+    """Parses its sources only after a change of the theme: for each new screen it took a fifth of the first paint."""
 
     def __init__(self, *, variables: dict[str, str]) -> None:
         super().__init__(variables=variables)
