@@ -113,7 +113,7 @@ def _colour(name: str, default: str) -> str:
 
 
 def record(folder: Path) -> list[Frame]:
-    """The demo: welcome, preparation, a run on standard, the switch, the bucket with its checkpoints."""
+    """The demo: welcome, preparation, a run that fills the cache, switches, the bucket with its checkpoints."""
     state = folder / "state"
     environment = {
         "OSSCONSOLE_STATE_DIR": str(state),
