@@ -45,7 +45,7 @@ TICK_S = 0.25
 _BACKGROUND_S = 2.0
 _IDLE_S = 2.0
 # Collections of the second generation between full ones: a dashboard causes about one in two seconds.
-_COLLECTIONS_IDLE, _COLLECTIONS = 50, 1000
+_COLLECTIONS_IDLE, _COLLECTIONS = 25, 100
 log = logging.getLogger(__name__)
 
 # Screens, dialogs and the monitor of the run are imported when they are first needed: the first paint shows none.
