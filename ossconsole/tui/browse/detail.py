@@ -103,7 +103,7 @@ def detail_blocks(detail: Detail, width: int, glyphs: Glyphs) -> list[Block]:
     if detail.loading:
         blocks.append(Line((" reading", "dim")))
     elif detail.is_folder and not (detail.usage or detail.images or detail.problem):
-        blocks += [Line(), *(Line((f" {key:<7}", "primary"), (text, "dim")) for key, text in _FOLDER_KEYS)]
+        blocks += [Line(), *(_key_row(key, text) for key, text in _FOLDER_KEYS)]
     return blocks
 
 
@@ -113,6 +113,10 @@ _FOLDER_KEYS = (
     ("p", "preview its first images"),
     ("d", "download it, with subfolders"),
 )
+
+
+def _key_row(key: str, text: str) -> Line:
+    return Line((f" {key:<7}", "primary"), (text, "dim"))
 
 
 def _pair(label: str, value: str, width: int, style: str = "text") -> list[Line]:
@@ -293,7 +297,7 @@ def _manifest(manifest: Manifest, width: int, glyphs: Glyphs) -> list[Line]:
             ),
         ]
         lines += _histogram(list(zip(manifest.classes, counts, strict=True)), width, glyphs)
-    return [*lines, Line(), *_wrapped("f compare with the bucket listing", width, "dim")]
+    return [*lines, Line(), _key_row("f", "compare with the bucket listing")]
 
 
 def _histogram(counts: Sequence[tuple[str, int]], width: int, glyphs: Glyphs) -> list[Line]:
