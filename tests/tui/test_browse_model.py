@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.contents import ManifestFindings
+from ossconsole.dataset.contents import ManifestFindings, TextContent
 from ossconsole.storage.listing import SortKey
 from ossconsole.storage.objects import ListPage, ObjectSummary
 from ossconsole.tui.browse.detail import Detail, detail_blocks
@@ -37,6 +37,18 @@ def test_an_example_of_a_difference_keeps_its_figures() -> None:
     assert last.text.startswith(" 5 bytes instead of 12,288: data")
     assert last.text.endswith("bees/0.u8")
     assert last.width <= 48
+
+
+def test_a_cut_line_of_a_text_is_marked() -> None:
+    content = TextContent("table", ["a\tb", f"1\t{'x' * 90}"], truncated=False, note="Not a sample.")
+    detail = Detail("labels.tsv", is_folder=False, content=content)
+    rows = [block.text for block in detail_blocks(detail, 40, BRAILLE) if isinstance(block, Line)]
+    note = rows.index(" Not a sample.")
+    assert rows[note + 1 : note + 3] == ["", " Table"]
+    assert all(len(row) < 40 for row in rows)
+    detail.content = TextContent("text", ["short", "x" * 90], truncated=False)
+    rows = [block.text for block in detail_blocks(detail, 40, BRAILLE) if isinstance(block, Line)]
+    assert rows[-2:] == [" short", f" {'x' * 37}…"]
 
 
 class Watched:

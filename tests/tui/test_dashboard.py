@@ -445,6 +445,17 @@ def test_a_long_event_takes_the_rows_that_are_left() -> None:
     assert all(line.width <= 80 for line in many)
 
 
+def test_the_rows_that_matter_most_show_in_one_order() -> None:
+    context = DashboardContext(reduced(full()), START, BRAILLE)
+    every = [line.text.strip() for line in compare.comparison(context, 60, 30)]
+    names = [row[0] for row in compare._ROWS]
+    rows = [next(at for at, line in enumerate(every) if line.startswith(name)) for name in names]
+    assert rows == sorted(rows)
+    few = text(compare.comparison(context, 60, 7))
+    assert "fetch p95" in few
+    assert "fetch p50" not in few
+
+
 def test_pairs_are_counted_once() -> None:
     """The row of auto A/B has them; the row that this saves shows a measurement."""
     context = DashboardContext(reduced(full()), START, BRAILLE, comparison_status="auto A/B: 1/6 pairs, until ± 5 %")

@@ -192,6 +192,17 @@ async def test_a_replayed_run_shows_its_predictions_from_its_beginning(make_app:
         await until_text(pilot, app, "top-1 86.2 %")
 
 
+async def test_a_high_screen_shows_all_classes(make_app: AppMaker, record: Path) -> None:
+    save_predictions(record, FOUND)
+    app = make_app(ended(record))
+    async with app.run_test(size=(200, 60)) as pilot:
+        await settle(pilot)
+        await pilot.press("p")
+        await until_text(pilot, app, FOUND.classes[-1].name)
+        assert "worst misclassified" in shown(app)
+        assert " more" not in shown(app)
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

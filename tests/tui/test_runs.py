@@ -74,6 +74,16 @@ def test_a_run_shows_its_speed_up_once_it_is_decided(two_runs: tuple[str, str]) 
         assert len(row) == len(titles) <= 80
 
 
+def test_words_start_below_their_title_and_figures_end_there(two_runs: tuple[str, str]) -> None:
+    titles, row = run_header(200).text, run_row(list_runs()[0], 200).text
+    assert len(row) == len(titles) <= 200
+    for title, value in (("endpoint", "accelerated"), ("bucket", "sandbox")):
+        assert row[titles.index(title) :].startswith(value)
+    end = titles.index("samples/s") + len("samples/s")
+    assert row[end - 1].isdigit()
+    assert row[end].isspace()
+
+
 def test_the_comparison_marks_settings_and_breaks_long_values() -> None:
     script = Script(epochs=20, steps_per_epoch=1000).state(RunState.RUNNING, 3)
     for _ in range(10):

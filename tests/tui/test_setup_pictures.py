@@ -73,7 +73,7 @@ def test_dialog(snap_compare: Compare, make_app: AppMaker, dialog: str, keys: st
 
     async def open_dialog(pilot: Pilot[Any]) -> None:
         await settle(pilot)
-        await settle(pilot)
+        await prepared(None, over=True)(pilot)  # a clock would show how long the test below took
         below = pilot.app.screen
         await pilot.press(keys)
         for _ in range(100):
@@ -94,7 +94,7 @@ def test_question_before_the_accelerator_changes(snap_compare: Compare, make_app
 
     async def open_question(pilot: Pilot[Any]) -> None:
         await settle(pilot)
-        await settle(pilot)
+        await prepared(None, over=True)(pilot)
         await pilot.press("a")
         await until(pilot, ConfirmScreen)
         await pilot.press("right", "enter")

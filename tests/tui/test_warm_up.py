@@ -17,7 +17,9 @@ from ossconsole.storage.jobs.warm import WarmPlan, WarmSource, WarmUp
 from ossconsole.telemetry.events import RunState
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.kit.dialogs import ConfirmScreen
-from ossconsole.tui.kit.jobs import WarmUpScreen
+from ossconsole.tui.kit.jobs import WarmUpScreen, job_row
+from ossconsole.tui.setup.panels import ProbeState
+from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeRun, FakeServices, FakeStore, Script
 from tests.tui.fakes_setup import SetupServices
@@ -168,6 +170,18 @@ async def test_a_reason_against_it_is_shown(make_app: AppMaker) -> None:
         assert not app.jobs
 
 
+def test_a_listed_job_shows_its_progress_and_failures() -> None:
+    job = HeldWarmUp()
+    job.tracker.add_total(4, 1000)
+    assert job_row(job).text.split()[:2] == ["running", "0/4+"]
+    job.tracker.totals_known()
+    job.tracker.advance("a", 250)
+    assert job_row(job).text.split()[:2] == ["running", "25"]
+    job.fail("b", ConsoleError("gone"))
+    assert "1 failed" in job_row(job).text
+    assert job_row(job).text.endswith(job.title)
+
+
 @pictured
 @pytest.mark.parametrize("dialog", ["question", "progress"])
 def test_picture(snap_compare: Any, make_app: AppMaker, dialog: str) -> None:
@@ -178,6 +192,10 @@ def test_picture(snap_compare: Any, make_app: AppMaker, dialog: str) -> None:
 
     async def open_dialog(pilot: Pilot[str]) -> None:
         await settle(pilot)
+        below = pilot.app.screen
+        assert isinstance(below, SetupScreen)
+        below._probe = ProbeState(clock=lambda: 0.0)  # a clock would show how long the test took
+        below._probe.finish()
         await settle(pilot)
         await pilot.press("w")
         await until(pilot, ConfirmScreen)

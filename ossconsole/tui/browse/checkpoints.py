@@ -375,8 +375,9 @@ class CheckpointCompareScreen(ConsoleModal):
             return lines  # a row for each tensor would say nothing more
         ordered = sorted(pairs, key=lambda pair: (pair.change == "same shape", -self._distance_of(pair.name)))
         for pair in ordered:
-            row = pair.left or pair.right
-            shape = "x".join(map(str, row.shape)) if row else ""
+            # Both shapes where they differ.
+            sides = dict.fromkeys("x".join(map(str, row.shape)) for row in (pair.left, pair.right) if row is not None)
+            shape = f" {self.glyphs.arrow} ".join(sides)
             change = Line((f"{shape} ", "dim"), (pair.change, "text" if pair.change == "same shape" else "warn"))
             if pair.name in self._distances:
                 change.add(self._distance_words(self._distances[pair.name]), "text")

@@ -45,6 +45,7 @@ from ossconsole.tui.kit.dialogs import (
     TextScreen,
     TypedConfirmScreen,
 )
+from ossconsole.tui.kit.jobs import job_row
 from ossconsole.tui.kit.text import Line, moment, shorten_middle, size
 
 if TYPE_CHECKING:
@@ -433,7 +434,7 @@ async def jobs(screen: Browser) -> None:
     if not listed:
         screen.notify("No jobs.", timeout=3)
         return
-    rows = [Line((f" {job.state:<10}", "dim"), (job.title, "text")) for job in listed]
+    rows = [job_row(job) for job in listed]
     answer = await screen.app.push_screen_wait(
         ListScreen("Jobs", rows, hint="x cancel · a retry · enter show failures", keys="xa")
     )

@@ -26,7 +26,7 @@ from ossconsole.storage.jobs.actions import ObjectDetails, UsageTotals, object_d
 from ossconsole.storage.objects import ObjectInfo
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.scroll import Block, ImageBlock, image_sheet
-from ossconsole.tui.kit.text import MISSING, Line, moment, number, percent, shorten_middle, size, wrap
+from ossconsole.tui.kit.text import MISSING, Line, moment, number, percent, shorten, shorten_middle, size, wrap
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -103,7 +103,7 @@ def detail_blocks(detail: Detail, width: int, glyphs: Glyphs) -> list[Block]:
     if detail.loading:
         blocks.append(Line((" reading", "dim")))
     elif detail.is_folder and not (detail.usage or detail.images or detail.problem):
-        blocks += [Line(), *(Line((f" {key:<7}", "primary"), (text, "dim")) for key, text in _FOLDER_KEYS)]
+        blocks += [Line(), *(_key_row(key, text) for key, text in _FOLDER_KEYS)]
     return blocks
 
 
@@ -113,6 +113,10 @@ _FOLDER_KEYS = (
     ("p", "preview its first images"),
     ("d", "download it, with subfolders"),
 )
+
+
+def _key_row(key: str, text: str) -> Line:
+    return Line((f" {key:<7}", "primary"), (text, "dim"))
 
 
 def _pair(label: str, value: str, width: int, style: str = "text") -> list[Line]:
@@ -153,7 +157,7 @@ def _content(content: Content, width: int, glyphs: Glyphs) -> Sequence[Block]:
     if isinstance(content, ImageContent):
         return _picture(content, width)
     if isinstance(content, TextContent):
-        return _text(content, width)
+        return _text(content, width, glyphs)
     if isinstance(content, BytesContent):
         return _bytes(content, width)
     return _wrapped(content.reason, width, "warn")
@@ -293,7 +297,7 @@ def _manifest(manifest: Manifest, width: int, glyphs: Glyphs) -> list[Line]:
             ),
         ]
         lines += _histogram(list(zip(manifest.classes, counts, strict=True)), width, glyphs)
-    return [*lines, Line(), *_wrapped("f compare with the bucket listing", width, "dim")]
+    return [*lines, Line(), _key_row("f", "compare with the bucket listing")]
 
 
 def _histogram(counts: Sequence[tuple[str, int]], width: int, glyphs: Glyphs) -> list[Line]:
@@ -326,12 +330,13 @@ def _findings(findings: ManifestFindings, width: int) -> list[Line]:
 # Text and bytes
 
 
-def _text(content: TextContent, width: int) -> list[Line]:
+def _text(content: TextContent, width: int, glyphs: Glyphs) -> list[Line]:
     kind = content.kind + (", beginning only" if content.truncated else "")
     is_table = content.kind == "table"
     rows = _aligned(content.lines, width) if is_table else [safe_text(row.expandtabs(4)) for row in content.lines]
-    note = _wrapped(safe_text(content.note), width, "bad") if content.note else []
-    return [*note, _title(kind[:1].upper() + kind[1:]), *(Line((f" {row}", "text")) for row in rows)]
+    note = [*_wrapped(safe_text(content.note), width, "bad"), Line()] if content.note else []
+    shown = (shorten(row.rstrip(), width - 2, glyphs.ellipsis) for row in rows)
+    return [*note, _title(kind[:1].upper() + kind[1:]), *(Line((f" {row}", "text")) for row in shown)]
 
 
 def _aligned(rows: list[str], width: int) -> list[str]:

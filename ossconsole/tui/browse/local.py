@@ -24,6 +24,7 @@ from ossconsole.tui.kit.table import VirtualTable
 from ossconsole.tui.kit.text import Line, moment, shorten_middle, size
 
 _COLUMNS = (SortKey.NAME, SortKey.SIZE, SortKey.MODIFIED)
+_RIGHT_MARGIN = 1  # cells
 
 
 class LocalEntry(msgspec.Struct, frozen=True):
@@ -198,7 +199,7 @@ class LocalPane(Vertical):
 
     def _header_line(self, width: int) -> Line:
         line = Line()
-        for column, start, cells in columns(width, _COLUMNS):
+        for column, start, cells in columns(width - _RIGHT_MARGIN, _COLUMNS):
             line.to(start).add(column.title.rjust(cells) if column.key is SortKey.SIZE else column.title, "dim")
         return line
 
@@ -206,7 +207,7 @@ class LocalPane(Vertical):
         selected = entry.name in self.selected
         folder = self._glyphs.folder if entry.is_folder else " "
         line = Line((self._glyphs.done if selected else " ", "good"), (folder, "primary"))
-        for column, start, cells in columns(width, _COLUMNS):
+        for column, start, cells in columns(width - _RIGHT_MARGIN, _COLUMNS):
             line.to(start)
             if column.key is SortKey.NAME:
                 name = safe_text(entry.sync_name)

@@ -36,7 +36,7 @@ COLUMNS = (
     Column(SortKey.NAME, "name", 0),
     Column(SortKey.SIZE, "size", 10),
     Column(SortKey.MODIFIED, "modified", 19, needs=56),
-    Column(SortKey.STORAGE_CLASS, "class", 15, needs=96),
+    Column(SortKey.STORAGE_CLASS, "storage", 15, needs=96),
 )
 
 

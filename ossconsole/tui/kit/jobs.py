@@ -59,6 +59,20 @@ def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
     return Line((f" {mark} ", style), (shorten_middle(job.title, room, glyphs.ellipsis), "text")).right(figures, width)
 
 
+def job_row(job: Job) -> Line:
+    """A job in a list: its state, how much of it is done, how much failed, and its title."""
+    progress = job.progress()
+    if job.moves_bytes and progress.bytes_total and progress.total_known:
+        done = percent(progress.bytes_done / progress.bytes_total)
+    else:
+        more = "" if progress.total_known else "+"
+        done = f"{progress.items_done + progress.items_skipped:,}/{progress.items_total:,}{more}"
+    line = Line((f" {job.state:<10}", "dim"), (f"{done:>6}  ", "text"))
+    if job.failures:
+        line.add(f"{len(job.failures):,} failed  ", "bad")
+    return line.add(job.title, "text")
+
+
 def newest_warm_up(console: Console) -> WarmUp | None:
     """The warm-up started last, also after its end; None before the first."""
     return next((job for job in reversed(console.jobs) if isinstance(job, WarmUp)), None)

@@ -141,9 +141,14 @@ class ImageRow:
         self.images = images
         self.side = side
 
+    @property
+    def rows(self) -> int:
+        """The height in cells, which are twice as high as wide."""
+        return -(-self.side // 2)
+
     def strips(self, widget: Widget, *, plain: bool) -> list[Strip]:
         """The rows of cells; what is between the images and around them has no colours."""
-        height = -(-self.side // 2)
+        height = self.rows
         squares = []
         for pixels in self.images:
             rows = image_rows(pixels, self.side, height, widget, plain=plain)

@@ -24,26 +24,28 @@ from ossconsole.tui.kit.text import (
 )
 from ossconsole.tui.train.monitor import DashboardContext
 
-_ROWS: tuple[tuple[str, Callable[[EndpointFigures], str]], ...] = (
-    ("samples/s", lambda figures: rate(figures.samples_per_s)),
-    ("data wait", lambda figures: percent(figures.wait_fraction)),
-    ("fetch p95", lambda figures: short_times((figures.fetch_p95,))),
-    ("batches", lambda figures: f"{figures.steps:,}" if figures.steps else MISSING),
-    ("read", lambda figures: f"{size(figures.bytes_per_s)}/s" if figures.bytes_per_s is not None else MISSING),
-    ("fetch p50", lambda figures: short_times((figures.fetch_p50,))),
-    ("stalls", lambda figures: percent(figures.stall_share)),
-    ("typ. step", lambda figures: short_times((figures.typical_step_s,))),
-    ("step p50", lambda figures: short_times((figures.step_p50,))),
-    ("step p95", lambda figures: short_times((figures.step_p95,))),
-    ("copy", lambda figures: short_times((figures.copy_s,))),
-    ("compute", lambda figures: short_times((figures.compute_s,))),
-    ("cold cache", lambda figures: _per_second(figures.cold_rate)),
+_ROWS: tuple[tuple[str, int, Callable[[EndpointFigures], str]], ...] = (
+    ("samples/s", 1, lambda figures: rate(figures.samples_per_s)),
+    ("data wait", 2, lambda figures: percent(figures.wait_fraction)),
+    ("read", 5, lambda figures: f"{size(figures.bytes_per_s)}/s" if figures.bytes_per_s is not None else MISSING),
+    ("fetch p50", 6, lambda figures: short_times((figures.fetch_p50,))),
+    ("fetch p95", 3, lambda figures: short_times((figures.fetch_p95,))),
+    ("typ. step", 8, lambda figures: short_times((figures.typical_step_s,))),
+    ("step p50", 9, lambda figures: short_times((figures.step_p50,))),
+    ("step p95", 10, lambda figures: short_times((figures.step_p95,))),
+    ("copy", 11, lambda figures: short_times((figures.copy_s,))),
+    ("compute", 12, lambda figures: short_times((figures.compute_s,))),
+    ("stalls", 7, lambda figures: percent(figures.stall_share)),
+    ("cold cache", 13, lambda figures: _per_second(figures.cold_rate)),
     (
         "warm cache",
+        14,
         lambda figures: _per_second(figures.warm_rate if figures.kind is EndpointKind.ACCELERATED else None),
     ),
-    ("visits", lambda figures: f"{figures.visits:,}" if figures.visits else MISSING),
+    ("batches", 4, lambda figures: f"{figures.steps:,}" if figures.steps else MISSING),
+    ("visits", 15, lambda figures: f"{figures.visits:,}" if figures.visits else MISSING),
 )
+"""Title, rank and value, in the order of the table. Where not all fit, those with the lowest ranks show."""
 
 
 def _per_second(samples: float | None) -> str:
@@ -62,11 +64,11 @@ def comparison(context: DashboardContext, width: int, height: int, *, key: str =
     figures = [context.view.figures(kind) for kind in EndpointKind]
     result = [*_large(context, height), *_result(context, width)]
     room = height - 1 - len(result)
-    shown = _ROWS[: max(0, room - 1)]
-    hidden = f"{key}: {len(_ROWS) - len(shown)} more" if len(shown) < len(_ROWS) else ""
+    shown = min(len(_ROWS), max(0, room - 1))
+    hidden = f"{key}: {len(_ROWS) - shown} more" if shown < len(_ROWS) else ""
     simulated = "simulated" if context.simulated else ""
     lines = [context.heading("A/B", width, joined((simulated, hidden)), simulated, hidden)]
-    lines += table(context, figures, width, len(shown)) if shown else [_rates(context, figures, width)] * (room > 0)
+    lines += table(context, figures, width, shown) if shown else [_rates(context, figures, width)] * (room > 0)
     room = height - len(lines) - len(result)
     if room >= _RANGES_HEIGHT:
         lines += [Line(), *_ranges(context, figures, width)]
@@ -83,7 +85,7 @@ def detail_lines(context: DashboardContext, width: int) -> list[Line]:
 
 
 def table(context: DashboardContext, figures: list[EndpointFigures], width: int, count: int) -> list[Line]:
-    """The names of the endpoints and the first `count` rows."""
+    """The names of the endpoints and the `count` rows that matter most."""
     column = min(MAX_COLUMN, (width - LABEL_WIDTH - 1) // 2)
     head = Line(("", "dim")).to(LABEL_WIDTH)
     for kind in EndpointKind:
@@ -91,7 +93,9 @@ def table(context: DashboardContext, figures: list[EndpointFigures], width: int,
         name = context.glyphs.named(kind) if column > len(kind.value) + 2 else context.glyphs.short(kind)
         head.extend(_right(name, str(kind) if used else "dim", column))
     lines = [head]
-    for name, value in _ROWS[:count]:
+    for name, rank, value in _ROWS:
+        if rank > count:
+            continue
         row = Line((f" {name}", "dim")).to(LABEL_WIDTH)
         for item in figures:
             style = "strong" if name == "samples/s" else "text"
@@ -113,7 +117,7 @@ def _ranges(context: DashboardContext, figures: list[EndpointFigures], width: in
     top = nice_ceiling(max(known) * 1.05)
     room = width - LABEL_WIDTH - 1
     scale = Line(("", "dim")).to(LABEL_WIDTH).add("0", "dim")
-    lines = [scale.right(Line((f"{compact(top)} samples/s", "dim")), width)]
+    lines = [scale.right(Line((f"{compact(top)} samples/s ", "dim")), width)]
     for item in figures:
         line = Line((f" {context.glyphs.short(item.kind)}", str(item.kind))).to(LABEL_WIDTH)
         if item.samples_per_s is not None and item.rate_low is not None and item.rate_high is not None:

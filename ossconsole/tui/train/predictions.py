@@ -24,11 +24,11 @@ from ossconsole.training.run_evaluation import EvaluationJob
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.jobs import job_line
 from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen
-from ossconsole.tui.kit.scroll import Block, DetailView, image_sheet
+from ossconsole.tui.kit.scroll import Block, DetailView, ImageRow, image_sheet
 from ossconsole.tui.kit.text import Line, heading, percent, safe, shorten_middle, wrap
 
 _REFRESH_S = 0.5
-_CLASSES = 10  # with the lowest accuracy
+_CLASSES = 10  # with the lowest accuracy, at least; more where rows are left
 _BAR = 20  # cells
 _NUMBERS = 15  # cells of accuracy and number of images behind a bar
 _TWO_COLUMNS_FROM = 100  # cells
@@ -109,7 +109,7 @@ class PredictionsScreen(ConsoleModal):
         keys = "x cancel · esc close (it continues)" if alive else "e evaluate again · esc close"
         self.query_one("#predictions-frame").border_subtitle = keys
 
-    def _blocks(self, width: int, _height: int) -> list[Block]:
+    def _blocks(self, width: int, height: int) -> list[Block]:
         blocks: list[Block] = []
         job = self._job
         if job is not None:
@@ -117,8 +117,9 @@ class PredictionsScreen(ConsoleModal):
             problem = wrap(safe(str(job.error)), width - 2) if job.error is not None else []
             blocks += [Line((f" {part}", "bad")) for part in problem]
         if self._found is not None:
-            blocks += _result(self._found, width, self.glyphs)
-            blocks += _worst(self._found, self._pictures, width, self.glyphs)
+            worst = _worst(self._found, self._pictures, width, self.glyphs)
+            room = height - len(blocks) - sum(block.rows if isinstance(block, ImageRow) else 1 for block in worst)
+            blocks += [*_result(self._found, width, room, self.glyphs), *worst]
         return blocks
 
     # Actions
@@ -149,22 +150,28 @@ def _decoded(found: Evaluation | None) -> list[NDArray[np.uint8]]:
     return [np.asarray(Image.open(io.BytesIO(each.thumbnail)).convert("RGB")) for each in worst if each.thumbnail]
 
 
-def _result(found: Evaluation, width: int, glyphs: Glyphs) -> list[Line]:
-    """The accuracy, the classes with the lowest one, and the confusions; side by side where there is room."""
+def _result(found: Evaluation, width: int, height: int, glyphs: Glyphs) -> list[Line]:
+    """The accuracy, the classes with the lowest one, and the confusions; side by side where there is room.
+
+    As many classes as fit `height` rows, but at least _CLASSES: the view scrolls.
+    """
     rates = Line((f" top-1 {percent(found.top1, 1)}", "strong"), (f"  top-5 {percent(found.top5, 1)}", "text"))
     rates.add(f"  of {counted(found.images, 'validation image')}", "dim")
     if found.unread:
         rates.add(f"  {found.unread:,} not read", "warn")
     where = Line((f" {shorten_middle(safe(found.checkpoint), width - 2, glyphs.ellipsis)}", "dim"))
+    room = height - len((rates, where)) - 1  # the heading of the classes
     if width < _TWO_COLUMNS_FROM:
-        return [rates, where, *_classes(found, width, glyphs), *_confusions(found, width, glyphs)]
+        confusions = _confusions(found, width, glyphs)
+        return [rates, where, *_classes(found, width, room - len(confusions), glyphs), *confusions]
     half = width // 2
-    pairs = zip_longest(_classes(found, half - 1, glyphs), _confusions(found, width - half, glyphs), fillvalue=None)
+    classes = _classes(found, half - 1, room, glyphs)
+    pairs = zip_longest(classes, _confusions(found, width - half, glyphs), fillvalue=None)
     return [rates, where, *((left or Line()).to(half).extend(right or Line()) for left, right in pairs)]
 
 
-def _classes(found: Evaluation, width: int, glyphs: Glyphs) -> list[Line]:
-    shown = found.classes[:_CLASSES]
+def _classes(found: Evaluation, width: int, count: int, glyphs: Glyphs) -> list[Line]:
+    shown = found.classes[: max(_CLASSES, count)]
     hidden = len(found.classes) - len(shown)
     title = "top-1 by class, the lowest first" if hidden else "top-1 by class"
     lines = [heading(title, width, glyphs.rule, f"{hidden} more" if hidden else "")]

@@ -38,6 +38,12 @@ _COLUMNS: tuple[tuple[str, int, Value], ...] = (
     ("bucket", 26, lambda run: "sandbox" if run.simulated else run.bucket),
 )
 """Title, cells and value, the most useful first."""
+_WORDS = {"endpoint", "bucket"}
+"""The columns with words, which start below their title; figures end below it."""
+
+
+def _cell(title: str, text: str, cells: int) -> str:
+    return f"  {shorten(text, cells - 2)}".ljust(cells) if title in _WORDS else shorten(text, cells - 1).rjust(cells)
 
 
 def _fitting(width: int) -> list[tuple[str, int, Value]]:
@@ -55,7 +61,7 @@ def run_header(width: int) -> Line:
     line = Line(("  started", "dim")).to(_MARGIN + _STARTED, "dim").add("state", "dim")
     line.to(_MARGIN + _STARTED + _STATE, "dim")
     for title, cells, _ in _fitting(width):
-        line.add(title.rjust(cells), "dim")
+        line.add(_cell(title, title, cells), "dim")
     return line
 
 
@@ -65,6 +71,6 @@ def run_row(run: RunSummary, width: int, mark: str = " ") -> Line:
     words = "interrupted" if run.interrupted else str(run.state)
     line.add(words, "bad" if run.interrupted else _STATE_STYLES.get(run.state, "primary"))
     line.to(_MARGIN + _STARTED + _STATE)
-    for _, cells, value in _fitting(width):
-        line.add(shorten(safe(value(run)), cells - 1).rjust(cells), "text")
+    for title, cells, value in _fitting(width):
+        line.add(_cell(title, safe(value(run)), cells), "text")
     return line
