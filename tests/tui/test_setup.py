@@ -25,6 +25,8 @@ from ossconsole.storage.probe.report import ProbeStage, ProbeStep, StepStatus
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.console import AcceleratorState, NoCredentials, Ready, Unavailable
 from ossconsole.tui.kit.dialogs import FormScreen
+from ossconsole.tui.kit.glyphs import BRAILLE
+from ossconsole.tui.setup.accelerator import accelerator_lines
 from ossconsole.tui.setup.panels import ProbeState
 from ossconsole.tui.setup.profiles import ProfileForm, ProfilesScreen, moved_endpoint
 from ossconsole.tui.setup.screen import SetupScreen
@@ -791,3 +793,10 @@ async def test_region_and_endpoints_follow_each_other_in_the_form(make_app: AppM
         await settle(pilot)
         assert form.value("region") == "cn-shanghai"
         assert "cn-shanghai" in form.value("accelerated_endpoint")
+
+
+def test_the_accelerator_panel_names_keys_only_where_they_can_be_pressed() -> None:
+    (line,) = accelerator_lines(None, "", BRAILLE, 80, keys=True)
+    assert line.text == " Not read yet. Press c to test, a to create or change it."
+    (line,) = accelerator_lines(None, "", BRAILLE, 80, keys=False)
+    assert line.text == " Not read yet."

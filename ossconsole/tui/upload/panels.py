@@ -97,12 +97,13 @@ class PanelArea:
 # Form and plan
 
 
-def form_lines(area: PanelArea, prefix: str, advanced: str) -> list[Line]:
-    """The help of the form, and the advanced settings that are not the defaults."""
+def form_lines(area: PanelArea, prefix: str, advanced: str, *, ready: bool) -> list[Line]:
+    """The help of the form, its keys dim unless `ready`, and the advanced settings that are not the defaults."""
+    key, text = ("primary", "text") if ready else ("dim", "dim")
     lines = [
-        Line((" s  ", "primary"), ("scan the source and show the plan of the upload", "text")),
-        Line((" o  ", "primary"), ("select a folder, an archive or a table", "text")),
-        Line((" a  ", "primary"), ("advanced: label files, a held-out share, name encoding", "text")),
+        Line((" s  ", key), ("scan the source and show the plan of the upload", text)),
+        Line((" o  ", key), ("select a folder, an archive or a table", text)),
+        Line((" a  ", key), ("advanced: label files, a held-out share, name encoding", text)),
         area.row("target", prefix),
         *([area.row("advanced", safe(advanced), "strong")] if advanced else []),
         Line(),
