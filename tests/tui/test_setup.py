@@ -13,7 +13,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList, Static
 
-from ossconsole.config.connector import load_connector_config
+from ossconsole.config.connector import load_connector_config, save_connector_config
 from ossconsole.config.credential_sources import connector_file, ossutil_file, read_connector_file
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.endpoints import EndpointKind
@@ -662,6 +662,17 @@ async def test_the_connectors_configuration_is_edited_in_a_form(make_app: AppMak
         assert top(app, SetupScreen)
     values = load_connector_config()
     assert (values["logLevel"], values["datasetConfig.prefetchConcurrency"]) == (2, 48)
+
+
+async def test_a_value_that_just_fits_its_field_keeps_its_first_character(make_app: AppMaker) -> None:
+    save_connector_config({"logPath": "/var/log/oss-connector/connector.log"})
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "o")
+        await settle(pilot)
+        assert app.screen.query_one("#field-logPath", Input).content_size.width == 36
+        assert " /var/log/oss-connector/connector.log" in shown(app)
 
 
 async def test_large_screens_show_accelerator_connector_and_sources(make_app: AppMaker, home: Path) -> None:
