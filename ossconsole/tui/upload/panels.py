@@ -139,14 +139,13 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
     shape = settings.stored_as
     if settings.per_shard:
         shape += f", in tars of {settings.per_shard:,}"
-    about = "about " if plan.bytes_estimated else ""
     splits = ", ".join(f"{count:,} {split}" for split, count in plan.samples.items()) or "none"
-    samples = counted(plan.to_send, "sample")
+    samples = counted(plan.to_send, "sample") + (", about" if plan.bytes_estimated else ",")
     lines = [
         area.row("layout", plan.layout),
         area.row("samples", f"{splits}, in {counted(len(plan.classes), 'class', 'classes')}", "strong"),
         area.row("classes", _classes(plan.classes)),
-        area.row("to upload", f"{samples}, {about}{size(plan.bytes_to_send)} as {shape}", "strong"),
+        area.row("to upload", f"{samples} {size(plan.bytes_to_send)} as {shape}", "strong"),
         area.row("unchanged", f"{plan.unchanged:,} already in the bucket"),
         area.row("ignored", counted(plan.ignored, "file")),
         area.row("rejected", _rejected(plan), "warn" if plan.lost else "text"),
