@@ -7,9 +7,10 @@ import threading
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.contents import ManifestFindings, TextContent
+from ossconsole.dataset.contents import BytesContent, Content, ManifestFindings, TextContent
 from ossconsole.storage.listing import SortKey
 from ossconsole.storage.objects import ListPage, ObjectSummary
 from ossconsole.tui.browse.detail import Detail, detail_blocks
@@ -49,6 +50,26 @@ def test_a_cut_line_of_a_text_is_marked() -> None:
     detail.content = TextContent("text", ["short", "x" * 90], truncated=False)
     rows = [block.text for block in detail_blocks(detail, 40, BRAILLE) if isinstance(block, Line)]
     assert rows[-2:] == [" short", f" {'x' * 37}…"]
+
+
+def content_rows(content: Content, width: int) -> list[str]:
+    blocks = detail_blocks(Detail("object", is_folder=False, content=content), width, BRAILLE)
+    return [block.text.rstrip() for block in blocks if isinstance(block, Line)]
+
+
+def test_a_cell_of_a_table_is_cut_only_for_want_of_room_and_with_a_sign() -> None:
+    name = "ILSVRC2012_val_00000001.JPEG"
+    content = TextContent("table", ["file\tlabel", f"{name}\t65", "蚂蚁.JPEG\t970"], truncated=False)
+    wide, narrow = content_rows(content, 47), content_rows(content, 32)
+    assert f" {name}  65" in wide
+    assert [cell_len(row[: row.rindex("  ")]) for row in wide[-2:]] == [29, 29]
+    assert " ILSVRC2…001.JPEG  65" in narrow
+
+
+def test_the_heading_of_bytes_counts_those_that_are_shown() -> None:
+    rows = content_rows(BytesContent(bytes(5120)), 80)
+    assert " First 4,096 bytes" in rows
+    assert rows[-1].startswith(" 00ff0 ")
 
 
 class Watched:

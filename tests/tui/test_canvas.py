@@ -75,6 +75,18 @@ def test_every_text_of_a_theme_has_a_contrast_of_at_least_4_5(theme: Theme) -> N
     assert contrast(shown_colour(theme.background, theme), shown_colour(theme.primary, theme)) >= 4.5
 
 
+@pytest.mark.parametrize("theme", OWN, ids=lambda theme: theme.name)
+def test_scroll_bars_show_and_have_no_colour_of_their_own(theme: Theme) -> None:
+    """WCAG 2.1, 1.4.11. Behind a dialog a bluish thumb would be navy in 256 colours, beside grey text."""
+    colours = theme.to_color_system().generate()
+    thumb, track = colours["scrollbar"], colours["scrollbar-background"]
+    assert contrast(shown_colour(thumb, theme), shown_colour(track, theme)) >= 3
+    assert track.lower() == theme.panel
+    if theme.name.endswith("-256"):
+        dimmed = Color.parse(thumb).blend(Color.parse(theme.background), 0.6)
+        assert len(set(RichColor.from_rgb(*dimmed.rgb).downgrade(ColorSystem.EIGHT_BIT).get_truecolor())) == 1
+
+
 def shown_colour(text: str | None, theme: Theme) -> tuple[int, ...]:
     colour = RichColor.from_rgb(*Color.parse(text or "").rgb)
     if not theme.name.endswith("-256"):

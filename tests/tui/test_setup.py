@@ -13,7 +13,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList, Static
 
-from ossconsole.config.connector import load_connector_config
+from ossconsole.config.connector import load_connector_config, save_connector_config
 from ossconsole.config.credential_sources import connector_file, ossutil_file, read_connector_file
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.endpoints import EndpointKind
@@ -25,6 +25,8 @@ from ossconsole.storage.probe.report import ProbeStage, ProbeStep, StepStatus
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.console import AcceleratorState, NoCredentials, Ready, Unavailable
 from ossconsole.tui.kit.dialogs import FormScreen
+from ossconsole.tui.kit.glyphs import BRAILLE
+from ossconsole.tui.setup.accelerator import accelerator_lines
 from ossconsole.tui.setup.panels import ProbeState
 from ossconsole.tui.setup.profiles import ProfileForm, ProfilesScreen, moved_endpoint
 from ossconsole.tui.setup.screen import SetupScreen
@@ -662,6 +664,17 @@ async def test_the_connectors_configuration_is_edited_in_a_form(make_app: AppMak
     assert (values["logLevel"], values["datasetConfig.prefetchConcurrency"]) == (2, 48)
 
 
+async def test_a_value_that_just_fits_its_field_keeps_its_first_character(make_app: AppMaker) -> None:
+    save_connector_config({"logPath": "/var/log/oss-connector/connector.log"})
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "o")
+        await settle(pilot)
+        assert app.screen.query_one("#field-logPath", Input).content_size.width == 36
+        assert " /var/log/oss-connector/connector.log" in shown(app)
+
+
 async def test_large_screens_show_accelerator_connector_and_sources(make_app: AppMaker, home: Path) -> None:
     services = setup_services(all_good())
     app = make_app(services, "setup")
@@ -791,3 +804,10 @@ async def test_region_and_endpoints_follow_each_other_in_the_form(make_app: AppM
         await settle(pilot)
         assert form.value("region") == "cn-shanghai"
         assert "cn-shanghai" in form.value("accelerated_endpoint")
+
+
+def test_the_accelerator_panel_names_keys_only_where_they_can_be_pressed() -> None:
+    (line,) = accelerator_lines(None, "", BRAILLE, 80, keys=True)
+    assert line.text == " Not read yet. Press c to test, a to create or change it."
+    (line,) = accelerator_lines(None, "", BRAILLE, 80, keys=False)
+    assert line.text == " Not read yet."

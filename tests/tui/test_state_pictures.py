@@ -66,7 +66,7 @@ STATES: dict[str, tuple[ConsoleState, tuple[str, ...]]] = {
             opened=True,
             stages=(
                 PreparationStage("sandbox", StageState.DONE, "http://127.0.0.1:9000, speeds are simulated"),
-                PreparationStage("sample pictures", StageState.ACTIVE, "400 of 850 drawn"),
+                PreparationStage("sample images", StageState.ACTIVE, "400 of 850 drawn"),
                 PreparationStage("upload", StageState.WAITING),
             ),
         ),

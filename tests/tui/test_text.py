@@ -113,6 +113,11 @@ def test_shortening_in_the_middle_keeps_both_ends() -> None:
     assert text.shorten("abc", 0) == ""
 
 
+def test_a_number_and_its_unit_stay_in_one_line() -> None:
+    assert text.wrap("hit rate 100 % (estimated)", 12) == ["hit rate", "100 %", "(estimated)"]
+    assert text.wrap("read at 1.3 MB/s in 20 s.", 12) == ["read at", "1.3 MB/s in", "20 s."]
+
+
 @given(name=st.text(max_size=40), width=st.integers(0, 30))
 def test_shortened_names_fit(name: str, width: int) -> None:
     clean = text.safe(name)

@@ -391,7 +391,7 @@ async def test_read_only_starts_nothing(make_app: AppMaker) -> None:
 async def test_the_preparation_is_shown(make_app: AppMaker) -> None:
     stages = [
         PreparationStage("sandbox", StageState.DONE, "port 9000"),
-        PreparationStage("sample pictures", StageState.ACTIVE, "drawing 120 of 640"),
+        PreparationStage("sample images", StageState.ACTIVE, "drawing 120 of 640"),
         PreparationStage("upload", StageState.WAITING),
     ]
     services = FakeServices(stages=stages)
@@ -403,7 +403,7 @@ async def test_the_preparation_is_shown(make_app: AppMaker) -> None:
         await settle(pilot)
         assert not isinstance(app.screen, NewRunScreen)
         (refusal,) = app._notifications
-        assert refusal.message == "Preparing the sample dataset: sample pictures drawing 120 of 640"
+        assert refusal.message == "Preparing the sample dataset: sample images drawing 120 of 640"
         services.stages = [PreparationStage(stage.label, StageState.DONE) for stage in stages]
         await settle(pilot)
         assert "No run yet.  Press n" in shown(app)
@@ -411,7 +411,7 @@ async def test_the_preparation_is_shown(make_app: AppMaker) -> None:
         await settle(pilot)
         assert isinstance(app.screen, NewRunScreen)
     assert "sandbox: preparing" in text
-    assert "▶ sample pictures drawing 120 of 640" in " ".join(text.split())
+    assert "▶ sample images drawing 120 of 640" in " ".join(text.split())
     assert "✓ sandbox" in text
 
 

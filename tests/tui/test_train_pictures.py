@@ -149,7 +149,7 @@ def test_idle(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int]) 
 def test_making_ready(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int]) -> None:
     stages = [
         PreparationStage("sandbox", StageState.DONE, "http://127.0.0.1:9000, speeds are simulated"),
-        PreparationStage("sample pictures", StageState.ACTIVE, "400 of 850 drawn"),
+        PreparationStage("sample images", StageState.ACTIVE, "400 of 850 drawn"),
         PreparationStage("upload", StageState.WAITING),
     ]
     services = FakeServices(stages=stages, sample=sample(problem=NO_GPU))

@@ -24,7 +24,7 @@ from ossconsole.tui.console import Ready, Starting
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import PromptScreen
 from ossconsole.tui.kit.glyphs import BRAILLE
-from ossconsole.tui.upload.panels import PanelArea, SampleStrip, Throughput
+from ossconsole.tui.upload.panels import PanelArea, SampleStrip, Throughput, form_lines
 from ossconsole.tui.upload.screen import SourcePicker
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import SIMULATED, START, FakeServices, FakeUpload, upload_progress
@@ -537,3 +537,10 @@ async def test_why_a_source_cannot_be_planned_stays_until_the_form_changes(make_
         app.screen.query_one("#source", Input).value = "/data/x"
         await settle(pilot)
         assert "neither train/" not in shown(app)
+
+
+@pytest.mark.parametrize(("ready", "style"), [(True, "primary"), (False, "dim")])
+def test_the_keys_of_the_form_are_dim_where_they_do_nothing(ready: bool, style: str) -> None:
+    """As in the footer."""
+    lines = form_lines(PanelArea(80, 20, BRAILLE), "oss://bucket/dataset", "", ready=ready)
+    assert [line.pieces[0] for line in lines[:3]] == [(f" {key}  ", style) for key in "soa"]

@@ -452,7 +452,9 @@ async def jobs(screen: Browser) -> None:
 
 def _label(sources: Sequence[ObjectOrPrefix]) -> str:
     if len(sources) == 1:
-        return safe_text(key_of(sources[0]).rstrip("/").rpartition("/")[2]) or "this folder"
+        key = key_of(sources[0])
+        folder = "/" if key.endswith("/") else ""
+        return safe_text(key.rstrip("/").rpartition("/")[2] + folder) if key else "this folder"
     return f"{len(sources):,} selected items"
 
 

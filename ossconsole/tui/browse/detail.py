@@ -5,7 +5,10 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
+
+from rich.cells import cell_len, set_cell_size
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted, safe_text
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 _LABEL = 13
 _BAR = 20
 _HEX_ROW = 8
+_HEX_BYTES = 4096  # of an object, shown at most
 _MAX_TENSORS = 2000
 
 
@@ -342,19 +346,22 @@ def _text(content: TextContent, width: int, glyphs: Glyphs) -> list[Line]:
 def _aligned(rows: list[str], width: int) -> list[str]:
     separator = "\t" if any("\t" in row for row in rows[:10]) else ","
     cells = [[safe_text(cell) for cell in row.split(separator)] for row in rows]
-    widths = [0] * max(map(len, cells), default=0)
-    for row in cells:
-        for at, cell in enumerate(row):
-            widths[at] = min(max(widths[at], len(cell)), max(8, width // 2))
-    return ["  ".join(cell[: widths[at]].ljust(widths[at]) for at, cell in enumerate(row)) for row in cells]
+    widths = [max(map(cell_len, column)) for column in zip_longest(*cells, fillvalue="")]
+    if sum(widths) + 2 * len(widths) > width:
+        widths = [min(cells, max(8, width // 2)) for cells in widths]
+    return [
+        "  ".join(set_cell_size(shorten_middle(cell, room), room) for cell, room in zip(row, widths, strict=False))
+        for row in cells
+    ]
 
 
 def _bytes(content: BytesContent, width: int) -> list[Line]:
     lines = _wrapped(safe_text(content.note), width, "warn") if content.note else []
-    lines.append(_title(f"First {len(content.data):,} bytes"))
+    shown = content.data[:_HEX_BYTES]
+    lines.append(_title(f"First {len(shown):,} bytes"))
     row = _HEX_ROW * 2 if width >= 76 else _HEX_ROW
-    for at in range(0, min(len(content.data), 4096), row):
-        chunk = content.data[at : at + row]
+    for at in range(0, len(shown), row):
+        chunk = shown[at : at + row]
         text = "".join(chr(byte) if chr(byte) in _PRINTED else "." for byte in chunk)
         lines.append(Line((f" {at:05x} ", "dim"), (f"{chunk.hex(' '):<{row * 3}}", "text"), (text, "dim")))
     return lines

@@ -209,6 +209,12 @@ class Panel(Canvas):
         return self._painter(width, height)
 
 
+def _scroll_bar(thumb: str, hover: str, track: str) -> dict[str, str]:
+    """The variables of scroll bars. Textual's own: a black track in dark themes, and a thumb that dimmed is navy."""
+    tracks = ("background", "background-hover", "background-active", "corner-color")
+    return {"scrollbar": thumb, "scrollbar-hover": hover} | {f"scrollbar-{name}": track for name in tracks}
+
+
 DARK = Theme(
     name="console-dark",
     primary="#86abf9",
@@ -222,7 +228,8 @@ DARK = Theme(
     surface="#161d25",
     panel="#1e2731",
     dark=True,
-    variables={"rule": "#33404d", "dim": "#8f9dac", "cursor": "#233145", "footer-key-foreground": "#86abf9"},
+    variables={"rule": "#33404d", "dim": "#8f9dac", "cursor": "#233145", "footer-key-foreground": "#86abf9"}
+    | _scroll_bar("#6b7a8a", "#8f9dac", "#1e2731"),
 )
 
 LIGHT = Theme(
@@ -238,7 +245,8 @@ LIGHT = Theme(
     surface="#f1f4f7",
     panel="#e4e9ee",
     dark=False,
-    variables={"rule": "#c3ccd5", "dim": "#545f6b", "cursor": "#d5e2fa", "footer-key-foreground": "#2f52bb"},
+    variables={"rule": "#c3ccd5", "dim": "#545f6b", "cursor": "#d5e2fa", "footer-key-foreground": "#2f52bb"}
+    | _scroll_bar("#74818e", "#545f6b", "#e4e9ee"),
 )
 
 # For terminals of 256 colours, such as those of plain SSH: each colour is one that such a terminal shows as it is. The
@@ -256,7 +264,8 @@ DARK_256 = Theme(
     surface="#1f1f1f",
     panel="#292929",
     dark=True,
-    variables={"rule": "#525252", "dim": "#adadad", "cursor": "#333333", "footer-key-foreground": "#87afff"},
+    variables={"rule": "#525252", "dim": "#adadad", "cursor": "#333333", "footer-key-foreground": "#87afff"}
+    | _scroll_bar("#7a7a7a", "#adadad", "#292929"),
 )
 
 LIGHT_256 = Theme(
@@ -272,7 +281,8 @@ LIGHT_256 = Theme(
     surface="#f5f5f5",
     panel="#ebebeb",
     dark=False,
-    variables={"rule": "#c2c2c2", "dim": "#525252", "cursor": "#e0e0e0", "footer-key-foreground": "#0000d7"},
+    variables={"rule": "#c2c2c2", "dim": "#525252", "cursor": "#e0e0e0", "footer-key-foreground": "#0000d7"}
+    | _scroll_bar("#858585", "#525252", "#ebebeb"),
 )
 
 OWN = (DARK, LIGHT, DARK_256, LIGHT_256)

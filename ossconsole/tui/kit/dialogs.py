@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
+from rich.cells import cell_len
 from textual import events, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -293,7 +294,8 @@ class FormScreen(ConsoleModal):
 
     def _show_ends(self) -> None:
         for entry in self.query(Input):
-            if not entry.has_focus:
+            # The cell that the cursor needs at the end would push the first character out of a value that just fits.
+            if not entry.has_focus and cell_len(entry.value) > entry.content_size.width:
                 entry.action_home()  # an Input scrolls only when its cursor moves
                 entry.action_end()
 

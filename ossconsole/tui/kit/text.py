@@ -128,11 +128,22 @@ def shorten_around_key(text: str, width: int, ellipsis: str = "…") -> str:
 def wrap(text: str, width: int) -> list[str]:
     """`text` broken between words into lines of at most `width` cells."""
     lines = [""]
-    for word in text.split():
+    for word in _words(text):
         if lines[-1] and cell_len(lines[-1]) + 1 + cell_len(word) > width:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return lines
+
+
+def _words(text: str) -> list[str]:
+    """The words of `text`; a number and its unit are one word."""
+    words: list[str] = []
+    for word in text.split():
+        if words and words[-1][-1].isdigit() and _UNIT.match(f" {word}"):
+            words[-1] += f" {word}"
+        else:
+            words.append(word)
+    return words
 
 
 def heading(title: str, width: int, rule: str, *notes: str) -> Line:

@@ -168,20 +168,18 @@ def deletion_question(bucket: str, present: Accelerator) -> str:
     )
 
 
-def accelerator_lines(state: AcceleratorState | None, problem: str, glyphs: Glyphs, width: int) -> list[Line]:
-    """The accelerator of the bucket; `state` is None before it was read."""
+def accelerator_lines(
+    state: AcceleratorState | None, problem: str, glyphs: Glyphs, width: int, *, keys: bool
+) -> list[Line]:
+    """The accelerator of the bucket; `state` is None before it was read, `keys` says whether c and a can be pressed."""
     if problem:
         return [Line((f" {part}", "warn")) for part in wrap(safe(problem), width - 2)]
     if state is None:
-        return [
-            Line(
-                (" Not read yet. Press ", "dim"),
-                ("c", "primary"),
-                (" to test, ", "dim"),
-                ("a", "primary"),
-                (" to create or change it.", "dim"),
-            )
-        ]
+        line = Line((" Not read yet.", "dim"))
+        if keys:
+            line.add(" Press ", "dim").add("c", "primary").add(" to test, ", "dim").add("a", "primary")
+            line.add(" to create or change it.", "dim")
+        return [line]
     found = state.accelerator
     others = [f"Also billed: {other.quota_gb:,} GB in {other.zone} ({cost_estimate(other)})." for other in state.others]
     if found is None:

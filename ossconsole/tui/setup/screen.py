@@ -219,9 +219,10 @@ class SetupScreen(ConsoleScreen):
         ]
         missing = [str(state.source) for state in self._sources if not state.exists]
         glyphs, warming = self.glyphs, newest_warm_up(self.console)
+        keys = all(self.check_action(action, ()) is True for action in ("test", "accelerator"))
         lines = [
             self._heading(f"Accelerator{self._simulated}", width),
-            *accelerator_lines(self._accelerator, self._accelerator_problem, glyphs, width),
+            *accelerator_lines(self._accelerator, self._accelerator_problem, glyphs, width, keys=keys),
             *([job_line(warming, width, glyphs)] if warming else []),
             self._heading("Connector", width),
             *panels.connector_lines(self._connector, glyphs, width),

@@ -97,12 +97,13 @@ class PanelArea:
 # Form and plan
 
 
-def form_lines(area: PanelArea, prefix: str, advanced: str) -> list[Line]:
-    """The help of the form, and the advanced settings that are not the defaults."""
+def form_lines(area: PanelArea, prefix: str, advanced: str, *, ready: bool) -> list[Line]:
+    """The help of the form, its keys dim unless `ready`, and the advanced settings that are not the defaults."""
+    key, text = ("primary", "text") if ready else ("dim", "dim")
     lines = [
-        Line((" s  ", "primary"), ("scan the source and show the plan of the upload", "text")),
-        Line((" o  ", "primary"), ("select a folder, an archive or a table", "text")),
-        Line((" a  ", "primary"), ("advanced: label files, a held-out share, name encoding", "text")),
+        Line((" s  ", key), ("scan the source and show the plan of the upload", text)),
+        Line((" o  ", key), ("select a folder, an archive or a table", text)),
+        Line((" a  ", key), ("advanced: label files, a held-out share, name encoding", text)),
         area.row("target", prefix),
         *([area.row("advanced", safe(advanced), "strong")] if advanced else []),
         Line(),
@@ -138,14 +139,13 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
     shape = settings.stored_as
     if settings.per_shard:
         shape += f", in tars of {settings.per_shard:,}"
-    about = "about " if plan.bytes_estimated else ""
     splits = ", ".join(f"{count:,} {split}" for split, count in plan.samples.items()) or "none"
-    samples = counted(plan.to_send, "sample")
+    samples = counted(plan.to_send, "sample") + (", about" if plan.bytes_estimated else ",")
     lines = [
         area.row("layout", plan.layout),
         area.row("samples", f"{splits}, in {counted(len(plan.classes), 'class', 'classes')}", "strong"),
         area.row("classes", _classes(plan.classes)),
-        area.row("to upload", f"{samples}, {about}{size(plan.bytes_to_send)} as {shape}", "strong"),
+        area.row("to upload", f"{samples} {size(plan.bytes_to_send)} as {shape}", "strong"),
         area.row("unchanged", f"{plan.unchanged:,} already in the bucket"),
         area.row("ignored", counted(plan.ignored, "file")),
         area.row("rejected", _rejected(plan), "warn" if plan.lost else "text"),

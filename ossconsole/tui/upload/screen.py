@@ -219,10 +219,11 @@ class UploadScreen(ConsoleScreen):
             return panels.plan_lines(area, plan, settings, self._prefix)
         waiting = notice(self.services.state, self.glyphs, width) or preparation(self.services, self.glyphs, width)
         waiting += [Line((f" {part}", "bad")) for part in wrap(safe(self._problem), width - 2) if part]
+        ready = self.check_action("start", ()) is True
         return [
             *waiting,
             *([Line()] if waiting else []),
-            *panels.form_lines(area, self._prefix, self._advanced.describe()),
+            *panels.form_lines(area, self._prefix, self._advanced.describe(), ready=ready),
         ]
 
     @property
