@@ -13,6 +13,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.contents import BytesContent, Content, ManifestFindings, TextContent
 from ossconsole.storage.listing import SortKey
 from ossconsole.storage.objects import ListPage, ObjectSummary
+from ossconsole.tui.browse.commands import _names
 from ossconsole.tui.browse.detail import Detail, detail_blocks
 from ossconsole.tui.browse.model import BrowseModel, CursorPosition
 from ossconsole.tui.browse.table import selection_words, status_lines
@@ -50,6 +51,12 @@ def test_a_cut_line_of_a_text_is_marked() -> None:
     detail.content = TextContent("text", ["short", "x" * 90], truncated=False)
     rows = [block.text for block in detail_blocks(detail, 40, BRAILLE) if isinstance(block, Line)]
     assert rows[-2:] == [" short", f" {'x' * 37}…"]
+
+
+def test_a_question_shows_keys_that_differ_in_the_middle_in_full() -> None:
+    keys = [f"dataset/{'a' * 40}/{part}/{'b' * 50}.jpg" for part in ("train", "valid")]
+    sources = [ObjectSummary(key, 1, 0.0) for key in keys]
+    assert _names(sources) == "\n".join(f"  {key}" for key in keys)
 
 
 def content_rows(content: Content, width: int) -> list[str]:

@@ -458,6 +458,9 @@ def _label(sources: Sequence[ObjectOrPrefix]) -> str:
     return f"{len(sources):,} selected items"
 
 
+_NAME_CELLS = 132  # two lines: cut in the middle, different keys would look alike
+
+
 def _names(sources: Sequence[ObjectOrPrefix]) -> str:
-    shown = [f"  {shorten_middle(safe_text(key_of(source)), 66)}" for source in sources[:6]]
+    shown = [f"  {shorten_middle(safe_text(key_of(source)), _NAME_CELLS)}" for source in sources[:6]]
     return "\n".join([*shown, *([f"  and {len(sources) - 6:,} more"] if len(sources) > 6 else [])])
