@@ -55,7 +55,7 @@ def test_a_cut_line_of_a_text_is_marked() -> None:
 
 def test_a_question_shows_keys_that_differ_in_the_middle_in_full() -> None:
     keys = [f"dataset/{'a' * 40}/{part}/{'b' * 50}.jpg" for part in ("train", "valid")]
-    sources = [ObjectSummary(key, 1, 0.0) for key in keys]
+    sources = [ObjectSummary(key, 1, 0) for key in keys]
     assert _names(sources) == "\n".join(f"  {key}" for key in keys)
 
 
