@@ -1,4 +1,4 @@
-"""Training: the only layer that imports torch and osstorchconnector."""
+"""Training: the only layer that imports osstorchconnector; of the others only `api` imports torch."""
 
 import os
 

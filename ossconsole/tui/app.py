@@ -207,7 +207,6 @@ class ConsoleApp(ConsoleTextualApp):
     def on_mount(self) -> None:
         """Open the first mode after the first paint."""
         self.watch_process()
-        self._gc_thresholds = gc.get_threshold()
         gc.set_threshold(*self._gc_thresholds[:2], 1_000_000)  # full collections are run by `tick`
         self.call_after_refresh(self._open)
 

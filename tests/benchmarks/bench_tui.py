@@ -172,7 +172,7 @@ def key_latencies(terminals: Sequence[Terminal], keys: Sequence[tuple[str, bytes
 
 
 def _press(terminal: Terminal, key: str, effect: bytes) -> float:
-    """Seconds until the effect arrives; does not wait for none."""
+    """Seconds until the effect arrives; an empty one is not waited for."""
     terminal.newest = b""
     start = time.perf_counter()
     terminal.press(key)

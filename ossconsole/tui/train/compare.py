@@ -45,7 +45,7 @@ _ROWS: tuple[tuple[str, int, Callable[[EndpointFigures], str]], ...] = (
     ("batches", 4, lambda figures: f"{figures.steps:,}" if figures.steps else MISSING),
     ("visits", 15, lambda figures: f"{figures.visits:,}" if figures.visits else MISSING),
 )
-"""Title, rank and value, in the order of the table. Where not all fit, those with the lowest ranks show."""
+"""Title, priority and value, in the order of the table. Where not all fit, those with the lowest numbers show."""
 
 
 def _per_second(samples: float | None) -> str:
@@ -93,8 +93,8 @@ def table(context: DashboardContext, figures: list[EndpointFigures], width: int,
         name = context.glyphs.named(kind) if column > len(kind.value) + 2 else context.glyphs.short(kind)
         head.extend(_right(name, str(kind) if used else "dim", column))
     lines = [head]
-    for name, rank, value in _ROWS:
-        if rank > count:
+    for name, priority, value in _ROWS:
+        if priority > count:
             continue
         row = Line((f" {name}", "dim")).to(LABEL_WIDTH)
         for item in figures:

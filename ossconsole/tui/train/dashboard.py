@@ -262,8 +262,7 @@ class Dashboard(ConsoleScreen):
 
     def action_next_charts(self) -> None:
         """Show the charts that did not fit."""
-        specs = chart_specs(self.source.view, raw=self._raw, log=self._log)
-        self._first_chart = (self._first_chart + self._shown_charts()) % len(specs)
+        self._first_chart = (self._first_chart + self._shown_charts()) % len(self._specs())
         self.draw_charts()
 
     def action_log_scale(self) -> None:
