@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -41,11 +42,12 @@ class Split(str, enum.Enum):
 class Window:
     """A run of neighbours in storage, with all samples of several batches: this rank's part of it.
 
-    These are `count` rows from `first` on, modulo the size of the split. All batches of a window have its `number`, and
+    These are `count` rows of `split` from `first` on, modulo its size. All batches of a window have its `number`, and
     no other window of the run has it.
     """
 
     number: int
+    split: Split
     first: int
     count: int
 
@@ -57,7 +59,7 @@ class BatchRequest:
     `index` is the batch's position in its epoch and split, `last` marks the last one there; `indices` are rows of the
     manifest's split, int64. Training updates the weights after batches with `update`; `share` is this batch's part of
     the samples of its update. `window` has all of them, None for single objects; the windows of a `lane` are read one
-    after the other. `next_window` is the lane's next one in the split, for the last two batches of a window; else None.
+    after the other. `next_window` is the lane's next one, perhaps of the next epoch, see `name_next_windows`.
     """
 
     number: int
@@ -116,10 +118,9 @@ class Plan:
 
     def requests(self, start: int = 0) -> Iterator[BatchRequest]:
         """The requests from batch number `start` on."""
-        for epoch in range(start // self.batches_per_epoch + 1, self.epochs + 1):
-            for request in self._epoch(epoch):
-                if request.number >= start:
-                    yield request
+        epochs = range(start // self.batches_per_epoch + 1, self.epochs + 1)
+        requests = (request for epoch in epochs for request in self._epoch(epoch) if request.number >= start)
+        return requests if self._tar_bytes is None else name_next_windows(requests)
 
     def number_after(self, step: int, *, ended: bool) -> int:
         """The number of the first batch after training step `step` (from 1; 0 is before the run).
@@ -144,8 +145,6 @@ class Plan:
             for index in range(batches):
                 last = index == batches - 1
                 indices, window = order.part(index, self._rank, self._world)
-                after = order.after_window(index)
-                next_window = order.part(after, self._rank, self._world)[1] if after and after < batches else None
                 yield BatchRequest(
                     number=first + index,
                     epoch=epoch,
@@ -156,8 +155,8 @@ class Plan:
                     update=last or (index + 1) % self._settings.accumulate == 0,
                     share=self._share_of_update(split, index, batches),
                     lane=index % LANES,
-                    window=_in_run(window, first),
-                    next_window=_in_run(next_window, first),
+                    # By its number in the run: it has the split's, and `first` is the split's first batch.
+                    window=replace(window, number=first + window.number) if window else None,
                 )
             first += self.steps_per_epoch
 
@@ -174,7 +173,7 @@ class Plan:
         if self._tar_bytes is None:
             rows = np.arange(size, dtype=np.int64) if random is None else random.permutation(size)
             return _Order(rows, self._span)
-        return _StoredOrder(size, self._span, self._batches_per_window(split), random)
+        return _StoredOrder(split, size, self._span, self._batches_per_window(split), random)
 
     def _batches_per_window(self, split: Split) -> int:
         assert self._tar_bytes is not None  # noqa: S101 - the samples are in tars
@@ -197,10 +196,6 @@ class _Order:
         """A rank's part of batch `index`, and its window; the parts differ by at most one sample."""
         return self._parts(index, world)[rank], None
 
-    def after_window(self, index: int) -> int:  # noqa: ARG002 - there are no windows
-        """The first batch of the lane's next window, for the last two batches of one; 0 for all others."""
-        return 0
-
     def _parts(self, index: int, world: int) -> list[npt.NDArray[np.int64]]:
         return np.array_split(self._rows[index * self._span : (index + 1) * self._span], world)
 
@@ -211,10 +206,11 @@ class _StoredOrder(_Order):
     The numbers of its windows are those of their first batches.
     """
 
-    def __init__(self, size: int, span: int, most: int, random: np.random.Generator | None) -> None:
+    def __init__(self, split: Split, size: int, span: int, most: int, random: np.random.Generator | None) -> None:
         whole = size // span
         windows = _windows(whole, most)
         start = int(random.integers(size)) if random else 0
+        self._split = split
         self._size = size
         # By batch: first batch of its window, batches of the window, and first row of the window.
         self._windows = np.ones((whole + 1, 3), np.int64)
@@ -240,18 +236,24 @@ class _StoredOrder(_Order):
         parts = self._parts(index, world)
         number, batches, first = self._windows[index].tolist()
         before = sum(map(len, parts[:rank]))
-        return parts[rank], Window(number, (first + batches * before) % self._size, batches * len(parts[rank]))
-
-    def after_window(self, index: int) -> int:
-        """See `_Order.after_window`."""
-        number, batches, _ = self._windows[index].tolist()
-        after: int = number + batches * LANES
-        return after if index >= after - 2 * LANES else 0
+        first = (first + batches * before) % self._size
+        return parts[rank], Window(number, self._split, first, batches * len(parts[rank]))
 
 
-def _in_run(window: Window | None, first: int) -> Window | None:
-    """A window of a split by its number in the run; `first` is the number of the split's first batch there."""
-    return replace(window, number=first + window.number) if window else None
+def name_next_windows(requests: Iterator[BatchRequest]) -> Iterator[BatchRequest]:
+    """Requests in windows with the `next_window` of those that come at most two batches of each lane before it.
+
+    A reader fetches it meanwhile, so that it does not wait at the end of a window, nor at that of an epoch. A window
+    without samples of this rank is left out.
+    """
+    requests = iter(requests)
+    upcoming = deque(itertools.islice(requests, 2 * LANES + 1))
+    while upcoming:
+        request = upcoming.popleft()
+        later = (each.window for each in upcoming if each.lane == request.lane)
+        others = (window for window in later if window and window.count and window != request.window)
+        yield replace(request, next_window=next(others, None))
+        upcoming.extend(itertools.islice(requests, 1))
 
 
 def _windows(whole: int, most: int) -> list[range]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -129,19 +127,23 @@ def test_windows_leave_no_sample_out_and_have_those_of_their_batches(train: int,
 
 
 @given(train=SIZES, val=st.integers(0, 50), batch=st.integers(1, 20), world=st.integers(1, 3))
-def test_the_last_batches_of_a_window_name_the_next_one_of_their_lane(
+def test_the_last_batches_of_a_window_name_the_next_one_of_their_lane_also_of_the_next_epoch(
     train: int, val: int, batch: int, world: int
 ) -> None:
     for rank in range(world):
-        lanes: dict[tuple[int, Split, int], list[BatchRequest]] = {}
-        for request in stored(train, val, batch=batch, rank=rank, world=world).requests():
-            lanes.setdefault((request.epoch, request.split, request.lane), []).append(request)
-        for found in lanes.values():
-            windows = [window for window, _ in itertools.groupby(each.window for each in found)]
-            after = dict(itertools.pairwise([*windows, None]))
-            for at, each in enumerate(found):
-                ends = [other.window for other in found[at + 1 : at + 3]] != [each.window] * 2
-                assert each.next_window == (after[each.window] if ends else None)
+        found = list(stored(train, val, batch=batch, rank=rank, world=world).requests())
+        for at, each in enumerate(found):
+            soon = (later.window for later in found[at + 1 : at + 1 + 2 * LANES] if later.lane == each.lane)
+            others = [window for window in soon if window and window != each.window and window.count]
+            assert each.next_window == next(iter(others), None)
+
+
+def test_a_rank_without_samples_of_the_last_batch_fetches_no_window_for_it() -> None:
+    plans = [stored(2 * LANES + 1, batch=1, rank=rank, world=2) for rank in (0, 1)]
+    for rank, plan in enumerate(plans):
+        last = plan.steps_per_epoch - 1
+        named = [each.next_window for each in plan.requests() if each.epoch == 1 and each.index == last - LANES]
+        assert [window.number == last for window in named if window] == [rank == 0]
 
 
 @given(train=SIZES, val=st.integers(0, 50), batch=st.integers(1, 10), world=st.integers(1, 4))

@@ -27,7 +27,7 @@ from ossconsole.training.plan import LANES, BatchRequest, Plan, Split, Window
 from ossconsole.training.settings import TrainSettings
 
 LARGE_BATCH = 4096
-WINDOW = Window(0, 0, 1)
+WINDOW = Window(0, Split.TRAIN, 0, 1)
 
 
 class Killed:

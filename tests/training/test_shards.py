@@ -269,18 +269,40 @@ def test_what_is_fetched_ahead_is_skipped_after_a_switch(uploaded: Uploaded, tmp
         missing = wanted._replace(tar=tar._replace(key="no.tar"))
         fetcher.start(missing)
         assert not fetcher.wait(missing).exists
-        for _ in range(20):
-            fetcher.free(fetcher.allocate(2048)[0])
+        for size in range(3000, 3020):
+            fetcher.free(fetcher.allocate(size)[0])
         fetcher.start(wanted)
         assert fetcher.wait(wanted) == FetchedRange(wanted)  # so all the memory was freed before
         descriptors = [str(path.readlink()) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
-        # That of the mapping in use: any other open descriptor would keep memory that is freed.
-        assert sum("ossconsole-batches" in name for name in descriptors) == 1
+        # Those of the mappings in use and kept for the next use: any other one would keep memory that is freed.
+        assert sum("ossconsole-batches" in name for name in descriptors) == 2
     finally:
         process.kill()
         process.join()
     with pytest.raises((EOFError, OSError)):
         fetcher.wait(wanted)
+
+
+def test_memory_is_used_again_unless_a_range_of_it_may_still_arrive(uploaded: Uploaded, tmp_path: Path) -> None:
+    connector, tar = uploaded.bucket.connector(tmp_path), uploaded.data.tars("train").tars[0]
+    switch = EndpointSwitch(EndpointKind.STANDARD)
+    bucket = connector.profile.bucket
+    process, pipe = spawn("range-fetcher", fetch_ranges, bucket, connector.open, switch, connector.native_log)
+    try:
+        fetcher = RangeFetcher(pipe)
+        first, _ = fetcher.allocate(2048)
+        wanted = RangeRequest(first, 0, EndpointKind.STANDARD, tar, 0, 1024)
+        fetcher.start(wanted)
+        fetcher.wait(wanted)
+        fetcher.free(first)
+        again, view = fetcher.allocate(1024)
+        assert (again, len(view)) == (first, 1024)
+        fetcher.start(wanted)
+        fetcher.free(first)
+        assert fetcher.allocate(1024)[0] != first
+    finally:
+        process.kill()
+        process.join()
 
 
 def test_samples_of_a_missing_tar_are_left_out_by_name(uploaded: Uploaded, loaders: NewLoader) -> None:
@@ -320,7 +342,7 @@ def test_a_benchmark_reads_neighbours(uploaded: Uploaded) -> None:
     requests = BenchRequests(BenchDataset(uploaded.data), EndpointKind.STANDARD, BATCH)
     found = list(itertools.islice(requests.requests(), 2 * TRAIN_SAMPLES // BATCH + LANES))
     for number, request in enumerate(found[:-LANES]):
-        assert request.window == Window(number, int(request.indices[0]), BATCH)
+        assert request.window == Window(number, Split.TRAIN, int(request.indices[0]), BATCH)
         assert request.next_window == found[number + LANES].window
         assert request.lane == number % LANES
         assert set(np.diff(request.indices)) == {1}
@@ -452,7 +474,6 @@ def test_reads_have_4_to_8_mib_and_windows_are_freed(workers: int, switched: boo
         reads = len(connector.reads)
         reader = readers[request.lane % workers]
         read = reader.read(
-            request.split,
             request.lane,
             request.window,
             EndpointKind.STANDARD,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import TRAIN
 from ossconsole.training.bench.results import CacheState, ReadPath
 from ossconsole.training.data import TrainingData
-from ossconsole.training.plan import LANES, BatchRequest, Plan, Split, Window
+from ossconsole.training.plan import LANES, BatchRequest, Plan, Split, Window, name_next_windows
 from ossconsole.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -76,10 +75,10 @@ class BenchRequests:
 
     def requests(self, start: int = 0) -> Iterator[BatchRequest]:
         """See `Requests`; without end."""
-        requests = self._unannounced(start)
-        return _announced(requests) if self._data.data.sharded else requests
+        requests = self._requests(start)
+        return name_next_windows(requests) if self._data.data.sharded else requests
 
-    def _unannounced(self, start: int) -> Iterator[BatchRequest]:
+    def _requests(self, start: int) -> Iterator[BatchRequest]:
         data, kind, size = self._data, self._kind, self._batch_size
         before = len(data.already_read(kind))
         number = itertools.count(start)
@@ -98,7 +97,7 @@ class BenchRequests:
         window = None
         if self._data.data.sharded:  # each batch is read again, so it is a window of its own
             first = int(rows.min())
-            window = Window(number, first, int(rows.max()) + 1 - first)
+            window = Window(number, Split.TRAIN, first, int(rows.max()) + 1 - first)
         return BatchRequest(
             number=number,
             epoch=ORDER.index(temperature) + 1,
@@ -109,14 +108,6 @@ class BenchRequests:
             lane=number % LANES,
             window=window,
         )
-
-
-def _announced(requests: Iterator[BatchRequest]) -> Iterator[BatchRequest]:
-    """Requests that name the next window of their lane, as those of a run do: it is fetched meanwhile."""
-    upcoming = deque(itertools.islice(requests, LANES))
-    for later in requests:
-        yield dataclasses.replace(upcoming.popleft(), next_window=later.window)
-        upcoming.append(later)
 
 
 class AcceleratorRequests:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,6 +20,8 @@ from ossconsole.training.data import Tar
 from ossconsole.training.loading.shared_memory import EndpointSwitch, SharedBuffer
 
 _TARS_OPEN = 1024  # an open one takes 2 KB; the first read of one takes 20 ms of CPU more than later ones (1.2.3)
+
+_MOST_KEPT = 32 << 20  # bytes of memory that is not used; windows of large batches can have more
 
 _ERRNO = re.compile(r"\berrno=(\d+)")  # in the messages of the connector 1.2.3, which has no other sign of the cause
 
@@ -73,37 +75,57 @@ class RangeFetcher:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._allocated = 0
-        self._in_use: set[int] = set()  # numbers of memory
+        self._in_use: dict[int, memoryview] = {}  # by number of the memory
+        self._unused: tuple[int, memoryview] | None = None  # new memory costs a tenth of fetching its bytes
+        self._pending: Counter[int] = Counter()  # requests without a result, by number of the memory
         self._fetched: dict[tuple[int, int], FetchedRange] = {}  # by memory and position there
 
     def allocate(self, size: int) -> tuple[int, memoryview]:
-        """The number and a view of new memory of `size` bytes. Raises ConsoleError when there is too little."""
-        buffer = SharedBuffer(size, holds="ranges of shards", remedy="Free memory, or use fewer --workers.")
-        self._allocated += 1
-        self._in_use.add(self._allocated)
-        with contextlib.closing(buffer):
-            self._pipe.send(_Allocated(self._allocated))
-            buffer.send(self._pipe)
-        return self._allocated, memoryview(buffer.memory)
+        """The number and a view of `size` bytes of memory. Raises ConsoleError when there is too little."""
+        if self._unused is not None and len(self._unused[1]) >= size:
+            (number, whole), self._unused = self._unused, None
+        else:
+            number, whole = self._new(size)
+        self._in_use[number] = whole
+        return number, whole[:size]
 
     def free(self, memory: int) -> None:
-        """Frees memory, as soon as its views are gone and a range that is being fetched has arrived."""
-        self._pipe.send(_Freed(memory))
-        self._in_use.discard(memory)
+        """Ends the use of memory. The largest is kept for the next use, unless a range of it has not arrived yet.
+
+        All others are freed as soon as their views are gone, and that range has arrived.
+        """
+        whole = self._in_use.pop(memory)
         self._fetched = {key: found for key, found in self._fetched.items() if key[0] != memory}
+        kept = self._unused
+        if not self._pending[memory] and len(whole) <= _MOST_KEPT and (kept is None or len(kept[1]) < len(whole)):
+            self._unused = memory, whole
+            if kept is None:
+                return
+            memory, _ = kept
+        self._pipe.send(_Freed(memory))
 
     def start(self, request: RangeRequest) -> None:
         """Fetches a range after those that were requested before."""
         self._pipe.send(request)
+        self._pending[request.memory] += 1
 
     def wait(self, request: RangeRequest) -> FetchedRange:
         """The result of a request."""
         key = request.memory, request.at
         while (found := self._fetched.pop(key, None)) is None or found.request != request:
             newest: FetchedRange = self._pipe.recv()
+            self._pending[newest.request.memory] -= 1
             if newest.request.memory in self._in_use:
                 self._fetched[newest.request.memory, newest.request.at] = newest
         return found
+
+    def _new(self, size: int) -> tuple[int, memoryview]:
+        buffer = SharedBuffer(size, holds="ranges of shards", remedy="Free memory, or use fewer --workers.")
+        self._allocated += 1
+        with contextlib.closing(buffer):
+            self._pipe.send(_Allocated(self._allocated))
+            buffer.send(self._pipe)
+        return self._allocated, memoryview(buffer.memory)
 
 
 class TarRanges:

@@ -231,9 +231,7 @@ class SampleReader:
         request, windows = attempt.request, self._windows
         assert windows is not None  # noqa: S101 - the pool gives the reader of shards a fetcher
         rows = attempt.wanted.rows[attempt.missing]
-        for data in windows.read(
-            request.split, request.lane, window, attempt.endpoint, rows, next_window=request.next_window
-        ):
+        for data in windows.read(request.lane, window, attempt.endpoint, rows, next_window=request.next_window):
             attempt.take_member(data)
         if attempt.failures:
             windows.forget(request.lane)

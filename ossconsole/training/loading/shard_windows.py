@@ -14,7 +14,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.training.loading.connector import EndpointFailedError
 from ossconsole.training.loading.range_fetcher import FetchedRange, RangeRequest
 from ossconsole.training.loading.shared_memory import Members, SampleTable
-from ossconsole.training.plan import WINDOW_BYTES, Split, Window
+from ossconsole.training.plan import WINDOW_BYTES, Window
 
 SPAN_BYTES = 8 << 20
 """About the most bytes of one read: more neighbours are read in several, each of at least half as many bytes."""
@@ -71,7 +71,6 @@ class ShardWindows:
 
     def read(
         self,
-        split: Split,
         lane: int,
         window: Window,
         kind: EndpointKind,
@@ -85,14 +84,14 @@ class ShardWindows:
         meanwhile. Raises EndpointFailedError; EOFError and OSError when the fetcher's process has ended; ConsoleError
         without memory.
         """
-        held = self._hold(split, lane, window)
-        places = ((rows - window.first) % self._samples.count(split)).tolist()
+        held = self._hold(lane, window)
+        places = ((rows - window.first) % self._samples.count(window.split)).tolist()
         for number in dict.fromkeys(held.span_of[places].tolist()):
-            self._start(split, held, held.spans[number], kind)
+            self._start(held, held.spans[number], kind)
         if next_window is not None and lane not in self._ahead and self._may_fetch_ahead():
-            ahead = self._ahead[lane] = _HeldWindow(self._samples, split, next_window)
+            ahead = self._ahead[lane] = _HeldWindow(self._samples, next_window)
             for span in ahead.spans:
-                self._start(split, ahead, span, kind, ahead=True)
+                self._start(ahead, span, kind, ahead=True)
         for at in places:
             span = held.spans[held.span_of[at]]
             yield held.view[held.starts[at] : held.ends[at]] if self._arrived(span) else None
@@ -104,7 +103,7 @@ class ShardWindows:
         """Reads the window of a lane again on its next use, because what arrived is not right."""
         self._drop(self._held, lane)
 
-    def _hold(self, split: Split, lane: int, window: Window) -> _HeldWindow:
+    def _hold(self, lane: int, window: Window) -> _HeldWindow:
         """The window of a lane in place of the one before; that fetched ahead where it is the same."""
         held = self._held.get(lane)
         if held is not None and held.window == window:
@@ -116,7 +115,7 @@ class ShardWindows:
             self._held[lane] = ahead
         else:
             self._drop(self._ahead, lane)
-            self._held[lane] = _HeldWindow(self._samples, split, window)
+            self._held[lane] = _HeldWindow(self._samples, window)
         return self._held[lane]
 
     def _drop(self, windows: dict[int, _HeldWindow], lane: int) -> None:
@@ -127,12 +126,12 @@ class ShardWindows:
     def _may_fetch_ahead(self) -> bool:
         return sum(window.bytes for window in self._ahead.values()) < _AHEAD_BYTES
 
-    def _start(self, split: Split, held: _HeldWindow, span: _Span, kind: EndpointKind, *, ahead: bool = False) -> None:
+    def _start(self, held: _HeldWindow, span: _Span, kind: EndpointKind, *, ahead: bool = False) -> None:
         """Requests a span unless it was requested, or is there, through this endpoint."""
         if kind in (span.endpoint, span.requested.kind if span.requested else None):
             return
         held.allocate(self._fetcher)
-        tar = self._samples.tar(split, span.tar)
+        tar = self._samples.tar(held.window.split, span.tar)
         span.endpoint = None
         span.requested = RangeRequest(held.memory, span.at, kind, tar, span.offset, span.size, ahead)
         self._fetcher.start(span.requested)
@@ -158,11 +157,12 @@ class _HeldWindow:
     It has memory of a fetcher from the first request to `free`.
     """
 
-    def __init__(self, samples: SampleTable, split: Split, window: Window) -> None:
+    def __init__(self, samples: SampleTable, window: Window) -> None:
         self.window = window
         self.memory = 0  # none
         self.view = memoryview(b"")
-        members = samples.members(split, (window.first + np.arange(window.count)) % samples.count(split))
+        rows = (window.first + np.arange(window.count)) % samples.count(window.split)
+        members = samples.members(window.split, rows)
         ends = members.offsets + members.sizes
         bounds = _span_bounds(members)
         sizes = ends[[bound - 1 for bound in bounds[1:]]] - members.offsets[bounds[:-1]]
