@@ -41,6 +41,7 @@ from ossconsole.tui.browse.screen import BrowseScreen
 from ossconsole.tui.browse.transfers import SyncScreen
 from ossconsole.tui.kit.dialogs import ImageScreen, ListScreen, PromptScreen, TextScreen, TypedConfirmScreen
 from ossconsole.tui.kit.glyphs import ASCII
+from ossconsole.tui.kit.table import VirtualTable
 from tests.tui.browse_store import MemoryStore
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import SIMULATED, START, FakeServices
@@ -393,3 +394,17 @@ def test_before_the_bucket_is_known(snap_compare: Compare, make_app: AppMaker) -
         assert isinstance(pilot.app.screen, BrowseScreen)
 
     assert snap_compare(make_app(FakeServices(profile=None), "browse"), terminal_size=(80, 24), run_before=prepare)
+
+
+async def test_the_list_of_jobs_follows_them(make_app: AppMaker) -> None:
+    services = FakeServices(stores=dict.fromkeys(EndpointKind, bucket()))  # type: ignore[arg-type]
+    async with make_app(services, "browse").run_test(size=(120, 40)) as pilot:
+        browser = await opened(pilot, "", "")
+        await jobs(browser)
+        assert " 50 % " in browser.text
+        await browser.press("down")
+        browser.screen.console.jobs[0].tracker.advance("c", 350_000_000)
+        await browser.until(lambda: " 75 %" in browser.text)
+        listed = pilot.app.screen
+        assert isinstance(listed, ListScreen)
+        assert listed.query_one(VirtualTable).cursor == 1

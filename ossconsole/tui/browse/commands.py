@@ -434,10 +434,12 @@ async def jobs(screen: Browser) -> None:
     if not listed:
         screen.notify("No jobs.", timeout=3)
         return
-    rows = [job_row(job) for job in listed]
-    answer = await screen.app.push_screen_wait(
-        ListScreen("Jobs", rows, hint="x cancel · a retry · enter show failures", keys="xa")
-    )
+    hint = "x cancel · a retry · enter show failures"
+
+    def rows() -> list[Line]:
+        return [job_row(job) for job in listed]
+
+    answer = await screen.app.push_screen_wait(ListScreen("Jobs", rows(), hint=hint, keys="xa", read=rows))
     if not answer:
         return
     job = listed[answer[1]]

@@ -202,7 +202,8 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
         lines += _pair(safe_text(name), safe_text(version), width)
     share = checkpoint.fetched / checkpoint.size if checkpoint.size else 0
     whole = "folder" if checkpoint.kind == SHARDED else "object"
-    lines += _pair("read", f"{size(checkpoint.fetched)}, {percent(share, 2)} of the {whole}", width, "dim")
+    part = percent(share, 2 if share < 0.1 else 0)
+    lines += _pair("read", f"{size(checkpoint.fetched)}, {part} of the {whole}", width, "dim")
     return [*lines, Line(), _title("Tensors"), *_tensors(checkpoint, width)] if checkpoint.model else lines
 
 
@@ -326,8 +327,7 @@ def _findings(findings: ManifestFindings, width: int) -> list[Line]:
     ):
         lines += _pair(label, f"{count:,}", width, "bad" if count else "text")
     for text in findings.examples:
-        what, _, key = safe_text(text).partition(": ")
-        lines.append(Line((f" {what}: {shorten_middle(key, max(8, width - len(what) - 4))}", "warn")))
+        lines += _wrapped(safe_text(text), width, "warn")
     return lines
 
 

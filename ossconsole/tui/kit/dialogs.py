@@ -335,14 +335,26 @@ class FormScreen(ConsoleModal):
 
 
 class ListScreen(ConsoleModal):
-    """Returns (key, index of the row) for Enter or one of `keys`, or None."""
+    """Returns (key, index of the row) for Enter or one of `keys`, or None.
+
+    With `read`, the rows are painted again twice a second from what it returns, which has as many.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q", "back", show=False)]
 
-    def __init__(self, title: str, rows: Sequence[Line], *, hint: str = "enter OK", keys: str = "") -> None:
+    def __init__(
+        self,
+        title: str,
+        rows: Sequence[Line],
+        *,
+        hint: str = "enter OK",
+        keys: str = "",
+        read: Callable[[], Sequence[Line]] | None = None,
+    ) -> None:
         super().__init__()
         self._title = title
         self._rows = rows
+        self._read = read
         self._hint = hint
         self._keys = keys
 
@@ -357,6 +369,9 @@ class ListScreen(ConsoleModal):
         table.show(self._rows)
         table.styles.height = min(max(1, len(self._rows)), 16)
         table.focus()
+        if self._read is not None:
+            read = self._read
+            self.set_interval(_REFRESH_S, lambda: table.show(read(), table.cursor))
 
     def _on_virtual_table_opened(self, event: VirtualTable.Opened) -> None:
         self.dismiss(("enter", event.index))
