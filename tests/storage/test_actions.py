@@ -10,7 +10,7 @@ import oss2
 import pytest
 
 from ossconsole.config.errors import SettingsError
-from ossconsole.sandbox.faults import Error, FaultPlan, Rule
+from ossconsole.sandbox.faults import Error, FaultPlan, LostReply, Reset, Rule
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.actions import (
@@ -28,6 +28,7 @@ from ossconsole.storage.jobs.actions import (
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.multipart import abort_upload, list_uploads
 from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.retry import RetryPolicy
 from tests.sandboxed import Sandboxed, read_log
 
 WAIT_S = 60.0
@@ -136,6 +137,28 @@ def test_large_objects_are_copied_in_parts(store: ObjectStore, prefix: str, monk
     described = [{k: v for k, v in copied.info.headers.items() if k not in own} for copied in both]
     assert described[0] == described[1]
     assert store.get(f"{prefix}copied-parts") == data
+
+
+@pytest.mark.parametrize(
+    ("operation", "whole_below"), [("CopyObject", 1 << 30), ("CompleteMultipartUpload", 1)], ids=["whole", "parts"]
+)
+def test_a_rename_whose_answer_is_lost_is_not_refused_by_its_own_copy(
+    sandboxed_bucket: Sandboxed, prefix: str, monkeypatch: pytest.MonkeyPatch, operation: str, whole_below: int
+) -> None:
+    monkeypatch.setattr("ossconsole.storage.copying.COPY_WHOLE_BELOW", whole_below)
+    retry = RetryPolicy(first_wait_s=0.01)
+    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, retry=retry)
+    store.put(f"{prefix}a", b"content")
+    found = summary(store, f"{prefix}a")
+    with sandboxed_bucket.faults(FaultPlan(rules=[Rule(action=LostReply(), operation=operation, times=1)])):
+        assert run(Copy(store, [found], found.key, f"{prefix}b", move=True)).failures == []
+    assert keys(store, prefix) == ["b"]
+    store.put(f"{prefix}a", b"another content")
+    with sandboxed_bucket.faults(FaultPlan(rules=[Rule(action=Reset(), operation=operation, times=1)])):
+        job = run(Copy(store, [summary(store, f"{prefix}a")], found.key, f"{prefix}b", move=True))
+    assert [failure.code for failure in job.failures] == ["FileAlreadyExists"]
+    assert store.get(f"{prefix}b") == b"content"
+    store.close()
 
 
 @pytest.mark.parametrize("whole_below", [1 << 30, 1], ids=["whole", "parts"])
