@@ -142,7 +142,7 @@ def _described(store: CopyStore, info: ObjectInfo) -> dict[str, str]:
     return headers
 
 
-def _call_once(  # noqa: PLR0917
+def _call_once(
     store: CopyStore, action: str, request: Callable[[], Any], source: str, target: str, *, refusal: str
 ) -> None:
     """Makes a copy with a request that cannot be repeated.
