@@ -145,6 +145,22 @@ def test_what_is_not_sent_is_named(store: ObjectStore, tmp_path: Path) -> None:
         PlainUpload(store, folder / "pipe", "not-sent")
 
 
+def test_a_link_that_may_not_be_followed_keeps_no_other_file_back(
+    store: ObjectStore, tmp_path: Path, refused_link: Path
+) -> None:
+    (tmp_path / "note.txt").write_text("note")
+    job = PlainUpload(store, tmp_path, "refused")
+    job.start()
+    assert job.wait(WAIT_S)
+    assert [(failure.path, failure.reason) for failure in job.failures] == [
+        ("folder/link", f"{refused_link}: Permission denied.")
+    ]
+    assert job.error is None
+    assert [found.key for found in store.list_all("refused/")] == ["refused/note.txt"]
+    with pytest.raises(SettingsError, match="link cannot be read: Permission denied"):
+        PlainUpload(store, refused_link, "refused")
+
+
 def test_one_file(store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(DATA)
     assert upload(store, tmp_path / "model.pt", "/one/").state is JobState.DONE

@@ -133,6 +133,17 @@ def test_a_folder_that_cannot_be_read_gives_no_plan(
     assert "closed: Permission denied" in job.failures[0].reason
 
 
+def test_a_link_that_may_not_be_followed_is_named(
+    store: ObjectStore, prefix: str, tmp_path: Path, refused_link: Path
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    job = SyncComparison(store, tmp_path, prefix, Direction.UPLOAD)
+    job.start()
+    assert job.wait(WAIT_S)
+    assert (job.error, job.plan) == (None, None)
+    assert [failure.reason for failure in job.failures] == [f"{refused_link}: Permission denied."]
+
+
 def test_files_that_have_changed_since_are_not_deleted(store: ObjectStore, prefix: str, tmp_path: Path) -> None:
     for name in ("old.txt", "busy.txt"):
         (tmp_path / name).write_text("1")
