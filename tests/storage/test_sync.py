@@ -101,6 +101,16 @@ def test_names_that_a_disk_cannot_have_are_matched_as_a_download_writes_them(
     assert differences(compared(store, tmp_path, prefix, Direction.DOWNLOAD)) == {"a//b": SAME}
 
 
+def test_a_file_with_the_key_of_an_object_that_is_written_elsewhere(
+    store: ObjectStore, prefix: str, tmp_path: Path
+) -> None:
+    (tmp_path / "100%").write_bytes(b"of this machine")
+    store.put(f"{prefix}100%", b"of the bucket")
+    plan = compared(store, tmp_path, prefix, Direction.DOWNLOAD)
+    assert [entry.path.name for entry in plan.of(NEW)] == ["100%25"]
+    assert [entry.path.name for entry in plan.of(EXTRA)] == ["100%"]
+
+
 def test_what_is_not_a_file_and_what_a_download_left_is_not_compared(
     store: ObjectStore, prefix: str, tmp_path: Path
 ) -> None:

@@ -127,7 +127,7 @@ class SyncComparison(Job):
         self._prefix = prefix
         self._direction = direction
         self._names = names
-        self._differences: dict[str, SyncDifference] = {}
+        self._differences: dict[tuple[str, Path], SyncDifference] = {}
         self._others = 0
 
     def work(self) -> None:
@@ -136,7 +136,8 @@ class SyncComparison(Job):
         self.pool(self.counted(pairs), lambda pair: self.attempt(pair, self._compare))
         if not self.failures:
             entries = (
-                SyncEntry(pair.key, pair.path, pair.size, self._differences[pair.key], pair.object) for pair in pairs
+                SyncEntry(pair.key, pair.path, pair.size, self._differences[pair.key, pair.path], pair.object)
+                for pair in pairs
             )
             ordered = tuple(sorted(entries, key=lambda entry: entry.key))
             self.plan = SyncPlan(self._direction, self._folder, self._prefix, ordered, self._others)
@@ -224,7 +225,8 @@ class SyncComparison(Job):
 
     def _compare(self, pair: _Pair) -> None:
         difference = self._difference(pair)
-        self._differences[pair.key] = difference
+        # A file `100%` has the key of the object that a download writes to `100%25`.
+        self._differences[pair.key, pair.path] = difference
         self.tracker.complete(pair.key, pair.size, skipped=difference is SyncDifference.SAME)
 
     def _difference(self, pair: _Pair) -> SyncDifference:
