@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 import tenacity
 
-from ossconsole.storage.errors import StorageError
+from ossconsole.storage.errors import NO_CREDENTIALS, StorageError
 
 T = TypeVar("T")
 
@@ -80,6 +80,7 @@ NO_RETRY = RetryPolicy(attempts=1, patience_s=0)
 # Refusals that every other request would meet too.
 _FATAL_CODES = frozenset(
     {
+        NO_CREDENTIALS,
         "InvalidAccessKeyId",
         "InvalidSecurityToken",
         "NoSuchBucket",

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import oss2
 import pytest
 
-from ossconsole.config.errors import SettingsError
+from ossconsole.config.credentials import Credentials, Secret
+from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.metadata import MetadataError
 from ossconsole.sandbox.faults import Error, FaultPlan, LostReply, Reset, Rule
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
@@ -25,10 +29,11 @@ from ossconsole.storage.jobs.actions import (
     restore_time,
     versioning,
 )
+from ossconsole.storage.jobs.download import Download
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.multipart import abort_upload, list_uploads
 from ossconsole.storage.objects import ObjectSummary
-from ossconsole.storage.retry import RetryPolicy
+from ossconsole.storage.retry import NO_RETRY, RetryPolicy
 from tests.sandboxed import Sandboxed, read_log
 
 WAIT_S = 60.0
@@ -277,6 +282,58 @@ def test_a_cancelled_copy_ends(store: ObjectStore, filled: str) -> None:
     run(job)
     assert job.state is JobState.CANCELLED
     assert not [name for name in keys(store, filled) if name.startswith("new")]
+
+
+class _Ending:
+    """Credentials that end after `left` requests: with an error of their source, or revoked."""
+
+    def __init__(self, good: Credentials, left: int, then: Credentials | ConsoleError) -> None:
+        self._good, self._left, self._then = good, left, then
+
+    def __call__(self) -> Credentials:
+        self._left -= 1
+        if self._left >= 0:
+            return self._good
+        if isinstance(self._then, ConsoleError):
+            raise self._then
+        return self._then
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        pytest.param(MetadataError("No answer from the metadata service."), id="not renewed"),
+        pytest.param(Credentials("revoked", Secret("s" * 30)), id="revoked"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["copy", "delete", "restore", "download"])
+def test_a_job_without_credentials_ends_instead_of_failing_for_each_object(  # noqa: PLR0917
+    sandboxed_bucket: Sandboxed,
+    store: ObjectStore,
+    prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    then: Credentials | ConsoleError,
+) -> None:
+    monkeypatch.setattr("ossconsole.storage.client.DELETE_BATCH_SIZE", 2)
+    for number in range(12):
+        store.sdk.put_object(f"{prefix}{number:02}", b"x", headers={"x-oss-storage-class": "IA"})
+    found = [msgspec.structs.replace(one, storage_class="Archive") for one in store.list_all(prefix)]
+    ending = _Ending(sandboxed_bucket.owner(), 2, then)
+    poor = ObjectStore(sandboxed_bucket.process.profile(), ending, retry=NO_RETRY)
+    jobs: dict[str, Job] = {
+        "copy": Copy(poor, found, prefix, f"{prefix}copied/", replace=True),
+        "delete": Delete(poor, found),
+        "restore": Restore(poor, found),
+        "download": Download(poor, found, prefix, tmp_path, threads=1),
+    }
+    job = run(jobs[kind])
+    assert job.state is JobState.FAILED
+    assert isinstance(job.error, StorageError)
+    assert job.error.code in {"NoCredentials", "InvalidAccessKeyId"}
+    assert len(job.failures) <= 2  # what was refused for itself, before
+    poor.close()
 
 
 def test_a_presigned_url_lends_the_object_out(store: ObjectStore, filled: str) -> None:
