@@ -216,7 +216,12 @@ def list_uploads(store: ObjectStore, prefix: str = "") -> Iterator[UnfinishedUpl
             ),
         )
         for upload in page.upload_list:
-            sizes = [part.size for part in _list_parts(store, upload.key, upload.upload_id)]
+            try:
+                sizes = [part.size for part in _list_parts(store, upload.key, upload.upload_id)]
+            except StorageError as error:
+                if error.code != _NO_SUCH_UPLOAD:
+                    raise
+                continue  # it has ended since the listing
             yield UnfinishedUpload(upload.key, upload.upload_id, upload.initiation_date, len(sizes), sum(sizes))
         if not page.is_truncated:
             return
