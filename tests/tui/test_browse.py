@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat, encode
 from ossconsole.dataset.manifest import Manifest, Sample, read_manifest, write_manifest
-from ossconsole.storage.checkpoints.inspect import inspect_checkpoint, inspect_local_checkpoint
+from ossconsole.storage.checkpoints.inspect import LocalFiles, inspect_checkpoint
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import JobState
@@ -35,6 +35,7 @@ from ossconsole.storage.retry import NO_RETRY
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.tui.app import ConsoleApp
+from ossconsole.tui.browse.local import LocalFileScreen
 from ossconsole.tui.browse.screen import BrowseScreen
 from ossconsole.tui.browse.transfers import SyncScreen
 from ossconsole.tui.console import NoCredentials, PreparationStage, Ready, StageState
@@ -351,7 +352,7 @@ async def test_the_weights_of_a_checkpoint_are_downloaded_alone(
         assert "e1-weights.safetensors" in browser.text
         await browser.answer(PromptScreen, str(out))
         await browser.job_is_over()
-        found = inspect_local_checkpoint(out)
+        found = inspect_checkpoint(LocalFiles(), str(out), out.stat().st_size)
         assert [row.name for row in found.model] == [
             row.name for row in inspect_checkpoint(bucket, key, bucket.head(key).size).model
         ]
@@ -1141,3 +1142,23 @@ class TestTwoPanes:
             await browser.press("n")
             await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
             assert "Local to bucket" not in browser.text
+
+    async def test_enter_shows_what_a_local_file_contains(
+        self, bucket: ObjectStore, make_app: AppMaker, folder: Path
+    ) -> None:
+        torch.save({"format": "ossconsole-checkpoint", "epoch": 3, "model": {"fc.weight": torch.ones(2, 4)}}, "a.pt")
+        (folder / "b.txt").write_text("first line\nsecond line")
+        (folder / "c.txt").write_text("1")
+        async with make_app(services(bucket), "browse").run_test(size=(80, 24)) as pilot:
+            browser = await opened(pilot, bucket)
+            await browser.press("t")
+            await browser.until(lambda: "c.txt" in browser.text)
+            await browser.press("down", "enter")
+            await browser.until(lambda: "fc.weight" in browser.text)
+            assert isinstance(pilot.app.screen, LocalFileScreen)
+            await browser.press("escape", "down", "enter")
+            await browser.until(lambda: "second line" in browser.text)
+            await browser.press("escape")
+            (folder / "c.txt").unlink()
+            await browser.press("down", "enter")
+            await browser.until(lambda: "cannot be read: No such file or directory" in browser.text)
