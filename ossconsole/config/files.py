@@ -77,8 +77,17 @@ def exposure(folder: Path) -> str:
 
 
 def _absolute(path: Path | str) -> Path:
-    # Not Path.expanduser, which raises without a home folder: a later error message then names the path.
-    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
+    return expanded(path).absolute()
+
+
+def expanded(path: Path | str) -> Path:
+    """The path with `~` replaced; as it is where there is no such home folder: a later error message then names it."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises RuntimeError
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder, or a link to one; False where this user may not find out."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises PermissionError before Python 3.14
 
 
 APPEND = os.O_WRONLY | os.O_APPEND

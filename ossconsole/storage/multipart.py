@@ -45,7 +45,7 @@ class _ResumeState(msgspec.Struct):
 
 
 class ResumableUpload:
-    """The parts of one file: `send` each of `numbers` from any thread, then `complete` or `abort`.
+    """The parts of one file: `send` each of `numbers` from any thread, then `complete`.
 
     Parts that an earlier attempt of the unchanged file has sent are not sent again.
     """

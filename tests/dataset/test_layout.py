@@ -11,6 +11,7 @@ import pytest
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.labels import LabelFiles, find_labels, read_label_file
 from ossconsole.dataset.source.files import FolderSource, PlannedSample, SkippedFile, is_image_name, read_location
 from ossconsole.dataset.source.layout import Layout, SourceOptions
 from tests.dataset.conftest import jpeg, make_pictures
@@ -62,6 +63,13 @@ def test_a_link_that_leads_to_itself_hides_nothing_beside_it(tmp_path: Path) -> 
     assert list(planned(tmp_path)) == ["train/ants/1.jpg", "val/bees/2.jpg"]
     counted = list(FolderSource(tmp_path).counts())
     assert sum(counted) == 5
+
+
+def test_a_source_that_may_not_be_looked_at_is_named(refused_link: Path) -> None:
+    with pytest.raises(ConsoleError, match="link cannot be read: Permission denied"):
+        Layout(refused_link)
+    with pytest.raises(ConsoleError, match="~nobody-here/labels.csv does not exist"):
+        find_labels((), LabelFiles(val_labels="~nobody-here/labels.csv"), lambda path: read_label_file(Path(path)))
 
 
 def test_a_picture_without_a_class_is_lost_not_ignored(tmp_path: Path) -> None:

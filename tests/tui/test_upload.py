@@ -205,16 +205,16 @@ async def test_a_change_after_the_plan_asks_for_a_new_plan(make_app: AppMaker) -
 
 
 async def test_an_invalid_source_is_reported_with_its_remedy(make_app: AppMaker) -> None:
-    services = FakeServices(plan=ConsoleError("/nowhere does not exist.", remedy="Enter a folder."))
+    services = FakeServices(plan=ConsoleError("~nobody-here/x does not exist.", remedy="Enter a folder."))
     app = make_app(services, "upload")
     async with app.run_test(size=(80, 30), notifications=True) as pilot:
         await settle(pilot)
         await pilot.press("ctrl+s")
         assert app.screen.focused is app.screen.query_one("#source")
-        app.screen.query_one("#source", Input).value = "/nowhere"
+        app.screen.query_one("#source", Input).value = "~nobody-here/x"
         await pilot.press("enter")
         await settle(pilot)
-        assert "/nowhere does not exist." in shown(app)
+        assert "~nobody-here/x does not exist." in shown(app)
         assert "Enter a folder." in " ".join(shown(app).replace("▌", " ").split())
     assert services.uploads == []
 

@@ -29,6 +29,7 @@ from ossconsole.dataset.source.files import (
     is_hidden,
     is_image_name,
     read_location,
+    source_problem,
 )
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -50,10 +51,10 @@ def open_source(path: Path, names: str = "") -> ImageSource:
     Raises ConsoleError when it is not a folder, a tar or a zip.
     """
     decoder = NameDecoder(names)
+    if problem := source_problem(path):
+        raise ConsoleError(f"{path} {problem}.", remedy="Enter a folder, a tar or a zip of images.")
     if path.is_dir():
         return FolderSource(path)
-    if not path.is_file():
-        raise ConsoleError(f"{path} does not exist.", remedy="Enter a folder, a tar or a zip of images.")
     if zipfile.is_zipfile(path):
         return ZipSource(path, decoder)
     if path.name.lower().endswith(TAR_SUFFIXES):

@@ -255,6 +255,17 @@ def _file_entry(entry: os.DirEntry[str], path: str) -> SourceFile | UnreadableEn
     return SourceFile(path, status.st_size, status.st_mtime_ns, PathLocation(entry.path))
 
 
+def source_problem(path: Path) -> str:
+    """Why `path` is neither a folder nor a file, like `does not exist`; "" for those."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "" if stat.S_ISDIR(mode) or stat.S_ISREG(mode) else f"is {not_a_file(str(path))}"
+
+
 def not_a_file(path: str) -> str:
     """The kind of a path that is not a regular file; symbolic links are followed."""
     try:

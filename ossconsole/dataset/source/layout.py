@@ -54,6 +54,7 @@ from ossconsole.dataset.source.files import (
     is_hidden,
     is_image_name,
     planned_sample,
+    source_problem,
 )
 from ossconsole.dataset.source.table import TABLE_SUFFIXES, ImageTable
 
@@ -88,7 +89,8 @@ class Layout:
     def __init__(self, path: Path, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008 - frozen
         """Reads the label files. Raises ConsoleError when `path` is not a source or they are malformed."""
         delimiter = TABLE_SUFFIXES.get(path.suffix.lower())
-        self._table = ImageTable(path, delimiter) if delimiter and path.is_file() else None
+        is_file = not source_problem(path) and path.is_file()
+        self._table = ImageTable(path, delimiter) if delimiter and is_file else None
         self._options = options
         self._source: ImageSource | None = None if self._table else open_source(path, options.names)
         self._arrangement: Arrangement | None = None

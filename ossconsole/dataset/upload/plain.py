@@ -15,7 +15,7 @@ import msgspec
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.text import safe_text
 from ossconsole.dataset.manifest import Unused, UnusedCounter, key_problem, object_key
-from ossconsole.dataset.source.files import not_a_file
+from ossconsole.dataset.source.files import not_a_file, source_problem
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.actions import Delete
 from ossconsole.storage.jobs.download import Download, Existing
@@ -55,14 +55,7 @@ class PlainUpload(Job):
     ) -> None:
         """Raises SettingsError when `source` is not a file or folder."""
         super().__init__(f"Upload of {safe_text(str(source))}", threads=threads)
-        try:
-            mode = source.stat().st_mode
-            problem = "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else f"is {not_a_file(str(source))}"
-        except (FileNotFoundError, NotADirectoryError):
-            problem = "does not exist"
-        except OSError as error:
-            problem = f"cannot be read: {error.strerror}"
-        if problem:
+        if problem := source_problem(source):
             raise SettingsError(f"{source} {problem}.", remedy="Enter a file or a folder.")
         self._store = store.pausing(self.wait_to_retry)
         self._source = source

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import is_folder
 from ossconsole.config.text import safe_text
 from ossconsole.storage.jobs.download import DownloadItem, local_component, plan_downloads
 from ossconsole.storage.jobs.job import Job
@@ -190,8 +191,8 @@ class SyncComparison(Job):
 
     def _files(self, tops: Iterable[Path]) -> Iterator[LocalFile]:
         for top in tops:
-            is_folder = os.path.isdir(top) and not os.path.islink(top)  # noqa: PTH112, PTH114 - Path's may raise
-            for path in entries_below(top, self.fail_folder) if is_folder else [top]:
+            walked = is_folder(top) and not top.is_symlink()
+            for path in entries_below(top, self.fail_folder) if walked else [top]:
                 yield from self._file(path)
 
     def _tops(self, objects: Sequence[tuple[DownloadItem, ObjectSummary]]) -> list[Path]:

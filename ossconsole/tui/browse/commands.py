@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from textual import work
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import expanded, is_folder
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, ImageContent, folder_images, show_image
 from ossconsole.dataset.manifest import Manifest
@@ -113,7 +114,7 @@ async def _download_weights(screen: Browser, store: ObjectStore, checkpoint: Obj
 
 
 def _folder(text: str) -> Path:
-    return Path(text).expanduser().absolute()
+    return expanded(text).absolute()
 
 
 def _check_folder(text: str) -> None:
@@ -347,8 +348,8 @@ async def upload(screen: Browser) -> None:
     text = await screen.app.push_screen_wait(PromptScreen("Upload", question, check=_existing))
 
     def make() -> PlainUpload:
-        source = Path(text.strip()).expanduser()
-        return PlainUpload(store, source, f"{folder}/{source.name}" if source.is_dir() else folder)
+        source = expanded(text.strip())
+        return PlainUpload(store, source, f"{folder}/{source.name}" if is_folder(source) else folder)
 
     job = await screen.request(make) if text else None
     if job is not None:
@@ -357,7 +358,7 @@ async def upload(screen: Browser) -> None:
 
 def _existing(text: str) -> None:
     """Raises ConsoleError unless it is the path of a file or a folder; blocks."""
-    path = Path(text.strip()).expanduser()
+    path = expanded(text.strip())
     if not text.strip() or not path.exists():
         raise ConsoleError(f"{safe_text(text.strip()) or 'An empty path'} does not exist.", remedy="Enter a path.")
 

@@ -16,6 +16,7 @@ from textual.widgets import DirectoryTree, Input, Label, OptionList, Select, Sta
 from textual.widgets.option_list import Option
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import expanded, is_folder
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.source.layout import ARCHIVE_AND_TABLE_SUFFIXES
 from ossconsole.dataset.upload.job import MAX_PARALLELISM, UploadSettings
@@ -41,7 +42,7 @@ class _SourceTree(DirectoryTree):
     ICON_NODE, ICON_NODE_EXPANDED, ICON_FILE = "+ ", "- ", "  "
 
     def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
-        return [path for path in paths if not path.name.startswith(".") and (_is_source_file(path) or path.is_dir())]
+        return [path for path in paths if not path.name.startswith(".") and (_is_source_file(path) or is_folder(path))]
 
 
 def _is_source_file(path: Path) -> bool:
@@ -93,7 +94,7 @@ class SourcePicker(ConsoleModal):
         """Return the path in the input."""
         text = self.query_one("#picked", Input).value.strip()
         if text:
-            self.dismiss(Path(text).expanduser())
+            self.dismiss(expanded(text))
 
     def action_type(self, text: str) -> None:
         """Edit the path: `text` begins a new one."""
@@ -244,7 +245,7 @@ class UploadScreen(ConsoleScreen):
             self.query_one("#source", Input).focus()
             return None
         settings = UploadSettings(
-            source=Path(source).expanduser(),
+            source=expanded(source),
             size=int(self._selected("size")) if self._has_size else 0,
             per_shard=int(self._selected("stored")),
             prefix=self.query_one("#prefix", Input).value.strip().strip("/"),
@@ -367,8 +368,8 @@ class UploadScreen(ConsoleScreen):
 
     def action_pick(self) -> None:
         """Select the source in a dialog."""
-        typed = Path(self.query_one("#source", Input).value.strip() or Path.home()).expanduser()
-        start = typed if typed.is_dir() else Path.home()
+        typed = expanded(self.query_one("#source", Input).value.strip() or "~")
+        start = typed if is_folder(typed) else expanded("~")
         self._wants_form = True
         self.app.push_screen(SourcePicker(start, self._recent()), self._picked)
 
