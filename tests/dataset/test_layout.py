@@ -68,7 +68,7 @@ def test_a_link_that_leads_to_itself_hides_nothing_beside_it(tmp_path: Path) -> 
 def test_a_source_that_may_not_be_looked_at_is_named(refused_link: Path) -> None:
     with pytest.raises(ConsoleError, match="link cannot be read: Permission denied"):
         Layout(refused_link)
-    with pytest.raises(ConsoleError, match="~nobody-here/labels.csv does not exist"):
+    with pytest.raises(ConsoleError, match=r"~nobody-here/labels\.csv does not exist"):
         find_labels((), LabelFiles(val_labels="~nobody-here/labels.csv"), lambda path: read_label_file(Path(path)))
 
 

@@ -112,6 +112,38 @@ def test_no_more_senders_than_allowed_are_at_work_also_towards_the_end() -> None
         pool.put(1)
 
 
+class LoweringGate(PauseGate):
+    """Lowers the size of a pool just after one of its threads has waited for its turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool: ThreadPool[int] | None = None
+        self.lowered = threading.Event()
+
+    def wait_until(self, ready: Callable[[], bool], timeout_s: float | None = None) -> None:
+        super().wait_until(ready, timeout_s)
+        if self.pool is not None and threading.current_thread() is self.pool.threads[1]:
+            pool, self.pool = self.pool, None
+            pool.resize(1)
+            self.lowered.set()
+
+
+def test_a_thread_whose_turn_is_withdrawn_works_again_later() -> None:
+    gate, both = LoweringGate(), threading.Barrier(2)
+    gate.pause()
+
+    def meet(_: int) -> None:
+        both.wait(WAIT_S)
+
+    pool = gate.pool = ThreadPool(meet, gate, 2, limit=8)
+    gate.resume()
+    assert gate.lowered.wait(WAIT_S)
+    pool.resize(2)
+    pool.put(1)
+    pool.put(2)
+    pool.finish()
+
+
 class Clock:
     """Time that passes only while somebody waits for it."""
 

@@ -261,7 +261,9 @@ class ThreadPool(Generic[T]):
                     lambda: self._gate.aborted or (not self._gate.paused and (number < self._size or self._closing))
                 )
                 if number >= self._size:
-                    return
+                    if self._closing:
+                        return
+                    continue  # the size was lowered after the wait; it may be raised again
                 item = self._queue.get()
                 self._gate.check()
                 self._do(item)
