@@ -126,7 +126,7 @@ def checked(profile: Profile) -> Profile:
             f"plain_http cannot be {profile.plain_http!r}.",
             remedy=f"Set it to {PLAIN_HTTP_ALLOWED}, or leave it out.",
         )
-    prefixes = {name: _prefix(name, getattr(profile, name)) for name in ("dataset_prefix", "checkpoint_prefix")}
+    prefixes = {name: _prefix(profile, name) for name in ("dataset_prefix", "checkpoint_prefix")}
     return msgspec.structs.replace(profile, **endpoints, **prefixes, plain_http=profile.plain_http or None)
 
 
@@ -177,8 +177,16 @@ def _check_names(profile: Profile) -> None:
         )
 
 
-def _prefix(field: str, text: str) -> str:
-    prefix = text.strip().removeprefix("oss://").strip("/")
+def _prefix(profile: Profile, field: str) -> str:
+    text = getattr(profile, field)
+    prefix = text.strip()
+    if prefix.startswith("oss://"):
+        bucket, _, prefix = prefix.removeprefix("oss://").partition("/")
+        if bucket != profile.bucket:
+            raise FieldError(
+                field, f"{text} is not in the bucket {profile.bucket}.", remedy="Give a folder of the profile's bucket."
+            )
+    prefix = prefix.strip("/")
     if "\\" in prefix or "\n" in prefix or len(prefix.encode()) > _LONGEST_PREFIX:
         raise FieldError(
             field, f"{text!r} is not a prefix.", remedy="Give a folder of the bucket such as dataset/train."

@@ -98,6 +98,13 @@ def test_a_region_that_contradicts_the_endpoint_is_refused() -> None:
     assert found.profile.standard_endpoint == endpoint
 
 
+def test_a_prefix_may_be_the_uri_of_a_folder_of_the_bucket() -> None:
+    found = overlay(PROFILE, {"dataset_prefix": f"oss://{PROFILE.bucket}/mine/"}, {})
+    assert found.profile.dataset_prefix == "mine"
+    with pytest.raises(SettingsError, match=rf"oss://another/mine is not in the bucket {PROFILE.bucket} \(from flag"):
+        overlay(PROFILE, {"dataset_prefix": "oss://another/mine"}, {})
+
+
 def test_the_sandboxs_prefixes_can_be_replaced() -> None:
     found = overlay(PROFILE, {"dataset_prefix": "mine/"}, {"OSSCONSOLE_CHECKPOINT_PREFIX": "ckpt"})
     assert (found.profile.dataset_prefix, found.profile.checkpoint_prefix) == ("mine", "ckpt")

@@ -15,7 +15,7 @@ import msgspec
 
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.profiles import Profile
+from ossconsole.config.profiles import Profile, checked
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.labels import LabelFiles
@@ -110,8 +110,8 @@ class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):
         return Layout(self.source, options)
 
     def with_prefix(self, profile: Profile) -> Profile:
-        """The profile with the dataset prefix of these settings."""
-        return msgspec.structs.replace(profile, dataset_prefix=self.prefix.strip("/")) if self.prefix else profile
+        """The profile with the dataset prefix of these settings. Raises SettingsError."""
+        return checked(msgspec.structs.replace(profile, dataset_prefix=self.prefix)) if self.prefix else profile
 
 
 class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
