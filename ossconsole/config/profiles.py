@@ -178,7 +178,7 @@ def _check_names(profile: Profile) -> None:
 
 
 def _prefix(profile: Profile, field: str) -> str:
-    text = getattr(profile, field)
+    text: str = getattr(profile, field)
     prefix = text.strip()
     if prefix.startswith("oss://"):
         bucket, _, prefix = prefix.removeprefix("oss://").partition("/")

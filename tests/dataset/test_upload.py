@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import STATE_DIR_VARIABLE
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
@@ -103,6 +103,13 @@ def test_removed_files_are_reported_and_pruned_when_asked(
     assert (pruned.removed, pruned.pruned, pruned.uploaded) == (("train/ants/0.u8",), True, 0)
     assert bucket(store, profile.dataset_prefix) == wanted(source, settings_for(source).preprocessing)
     check_manifest_is_the_bucket(store, profile.dataset_prefix)
+
+
+def test_the_prefix_of_an_upload_may_be_the_uri_of_a_folder_of_the_bucket(profile: Profile, source: Path) -> None:
+    settings = settings_for(source, prefix=f"oss://{profile.bucket}/mine/")
+    assert settings.with_prefix(profile).dataset_prefix == "mine"
+    with pytest.raises(SettingsError, match="is not in the bucket"):
+        settings_for(source, prefix="oss://another/mine").with_prefix(profile)
 
 
 def test_what_could_not_be_pruned_is_pruned_by_the_next_upload(
