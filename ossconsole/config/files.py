@@ -15,7 +15,7 @@ import sqlite3
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,13 +30,25 @@ _APP = "ossconsole"
 
 
 def config_dir() -> Path:
-    """The folder of profiles and connector configuration; it may be missing."""
-    return _absolute(os.environ.get(CONFIG_DIR_VARIABLE) or platformdirs.user_config_path(_APP))
+    """The folder of profiles and connector configuration; it may be missing. Raises SettingsError without a home."""
+    return _own_folder(CONFIG_DIR_VARIABLE, platformdirs.user_config_path)
 
 
 def state_dir() -> Path:
-    """The folder of run records, journals, logs and the sandbox's objects; it may be missing."""
-    return _absolute(os.environ.get(STATE_DIR_VARIABLE) or platformdirs.user_state_path(_APP))
+    """The folder of run records, journals, logs and the sandbox's objects; as `config_dir`."""
+    return _own_folder(STATE_DIR_VARIABLE, platformdirs.user_state_path)
+
+
+def _own_folder(variable: str, default: Callable[[str], Path]) -> Path:
+    try:
+        folder = expanded(os.environ.get(variable) or default(_APP))
+    except RuntimeError:  # of platformdirs; its older versions leave the ~ in the path
+        folder = Path("~")
+    if folder.parts[:1] == ("~",):
+        raise SettingsError(
+            "This user has no home folder.", remedy=f"Set HOME, or {CONFIG_DIR_VARIABLE} and {STATE_DIR_VARIABLE}."
+        )
+    return folder.absolute()
 
 
 def logs_dir() -> Path:
@@ -46,7 +58,7 @@ def logs_dir() -> Path:
 
 def short_path(path: Path | str) -> str:
     """The path for the screen, with `~` for the home folder."""
-    text, home = str(path), str(Path.home())
+    text, home = str(path), str(expanded("~"))
     return "~" + text[len(home) :] if text == home or text.startswith(home + os.sep) else text
 
 
@@ -74,10 +86,6 @@ def exposure(folder: Path) -> str:
         return f"belongs to another user (uid {status.st_uid})"
     mode = stat.S_IMODE(status.st_mode)
     return f"is writable for all users (mode {mode:04o})" if mode & stat.S_IWOTH else ""
-
-
-def _absolute(path: Path | str) -> Path:
-    return expanded(path).absolute()
 
 
 def expanded(path: Path | str) -> Path:

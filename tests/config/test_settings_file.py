@@ -8,7 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ossconsole.config.credential_sources import connector_file
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.files import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE, config_dir, short_path, state_dir
 from ossconsole.config.profiles import OnHangup, Profile, Settings, load_settings, save_settings, settings_path
 
 HANGZHOU = Profile(
@@ -244,3 +246,17 @@ def test_keys_are_saved_and_a_table_of_them_is_needed() -> None:
         settings_path().write_text(text)
         with pytest.raises(SettingsError, match=words):
             load_settings()
+
+
+def test_a_user_without_a_home_folder_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for folder in (config_dir, state_dir):
+        with pytest.raises(SettingsError, match=r"no home folder\. Set HOME"):
+            folder()
+    assert not connector_file().exists()
+    assert short_path("/data/x") == "/data/x"
