@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import ManifestMissingError, object_key, read_manifest
 from ossconsole.dataset.shards.index import read_packed_list
 from ossconsole.storage.client import ObjectStore
@@ -41,6 +42,12 @@ def dataset_source(store: ObjectStore, prefix: str) -> WarmSource:
 
 
 def listed_source(store: ObjectStore, prefix: str) -> WarmSource:
-    """Every object whose key begins with `prefix`, listed now. Raises StorageError."""
-    found = [WarmItem(one.key, one.size, one.etag) for one in store.list_all(prefix) if one.size]
-    return WarmSource(f"{store.uri(prefix)}, listed", lambda: found)
+    """Every object whose key begins with `prefix` and that can be read, listed now. Raises StorageError."""
+    found: list[WarmItem] = []
+    archived = 0
+    for one in store.list_all(prefix):
+        if one.size and one.readable:
+            found.append(WarmItem(one.key, one.size, one.etag))
+        archived += not one.readable
+    without = f" without {counted(archived, 'archived object')}" if archived else ""
+    return WarmSource(f"{store.uri(prefix)}, listed{without}", lambda: found)

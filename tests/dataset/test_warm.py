@@ -168,8 +168,11 @@ def test_a_prefix_without_a_dataset_is_listed(store: ObjectStore, accelerated: O
     below = f"{accelerated.profile.dataset_prefix}/"
     store.put(f"{below}x", b"1234")
     store.put(below, b"")
+    store.sdk.put_object(f"{below}archived", b"12", headers={"x-oss-storage-class": "Archive"})
     found = plan_warm(listed_source(store, below), accelerated)
     assert (found.objects, found.bytes) == (1, 4)
+    assert "listed without 1 archived object: 1 object, 0.0 MB." in found.lines()[0]
+    assert run(WarmUp(accelerated, found)).failures == []
     found = plan(store, accelerated)  # what is no dataset is listed, too
     assert (found.objects, found.bytes) == (1, 4)
     with pytest.raises(ConsoleError, match="there are no objects"):
