@@ -5,6 +5,7 @@ A dataset whose classes are all WordNet IDs of ImageNet gets ImageNet's 1,000 la
 
 from __future__ import annotations
 
+import codecs
 import csv
 import functools
 import io
@@ -144,11 +145,12 @@ def parse_val_labels(data: bytes, where: str) -> dict[str, str]:
 
     The CSV has the image's name and its label; of a label with spaces (Kaggle's) the first word is the class.
     """
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
         if data.lstrip()[:1] in {b"{", b"["}:
             labels: dict[str, str] = decode_json(data, dict[str, str])
         else:
-            rows = [row for row in csv.reader(io.StringIO(data.decode("utf-8-sig"))) if row]
+            rows = [row for row in csv.reader(io.StringIO(data.decode())) if row]
             labels = {row[0].strip(): row[1].split()[0] for row in rows if row[0].strip().lower() not in _HEADERS}
     except (msgspec.DecodeError, UnicodeDecodeError, csv.Error, IndexError) as error:
         reason = "a line has no label" if isinstance(error, IndexError) else error
@@ -162,7 +164,7 @@ def parse_val_labels(data: bytes, where: str) -> dict[str, str]:
 def parse_class_index(data: bytes, where: str) -> tuple[str, ...]:
     """The classes by label. Raises ConsoleError."""
     try:
-        index: dict[str, tuple[str, str]] = decode_json(data, dict[str, tuple[str, str]])
+        index: dict[str, tuple[str, str]] = decode_json(data.removeprefix(codecs.BOM_UTF8), dict[str, tuple[str, str]])
         classes = tuple(index[str(number)][0] for number in range(len(index)))
     except (msgspec.DecodeError, KeyError) as error:
         problem = f"it has no entry {error}" if isinstance(error, KeyError) else error

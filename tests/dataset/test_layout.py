@@ -96,8 +96,10 @@ def test_class_folders_may_be_links_and_links_do_not_loop(tmp_path: Path) -> Non
 
 def test_the_tutorials_flat_val_with_its_label_files_beside_the_folder(tmp_path: Path) -> None:
     write(tmp_path, "dataset/train/n02/a.JPEG", "dataset/val/V1.JPEG", "dataset/val/V9.JPEG")
-    (tmp_path / "ILSVRC2012_val_labels.json").write_text('{"V1.JPEG": "n01"}')
-    (tmp_path / "imagenet_class_index.json").write_text('{"0":["n02","goldfish"],"1":["n01","tench"],"2":["n00","x"]}')
+    (tmp_path / "ILSVRC2012_val_labels.json").write_text('{"V1.JPEG": "n01"}', encoding="utf-8-sig")
+    (tmp_path / "imagenet_class_index.json").write_text(
+        '{"0":["n02","goldfish"],"1":["n01","tench"],"2":["n00","x"]}', encoding="utf-8-sig"
+    )
     layout = Layout(tmp_path / "dataset")
     found = {item.path: item.class_name for item in layout.items() if isinstance(item, PlannedSample)}
     assert found == {"train/n02/a.JPEG": "n02", "val/V1.JPEG": "n01"}
