@@ -237,7 +237,8 @@ def _providers() -> Any:
     class Session(requests.Session):
         def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
             options["proxies"] = proxies_for(request.url or "")
-            options["verify"] = ca_bundle() or options.get("verify", True)
+            if (request.url or "").startswith("https:"):
+                options["verify"] = ca_bundle() or options.get("verify", True)
             options["allow_redirects"] = False  # a redirect would get the token
             return super().send(request, **options)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from ossconsole.config.endpoints import HostKind, classify
+from ossconsole.config.errors import SettingsError
 
 METADATA_HOST = "100.100.100.200"
 _INSIDE = ("-internal.aliyuncs.com", "-internal.oss-data-acc.aliyuncs.com", "-vpc.aliyuncs.com")
@@ -52,9 +54,14 @@ def mask_proxy(proxy: str) -> str:
 def ca_bundle() -> str:
     """The file or folder of trusted certificates that the environment names, "" for the default.
 
-    A proxy that inspects TLS signs with a certificate of its own.
+    A proxy that inspects TLS signs with a certificate of its own. Raises SettingsError where it does not exist.
     """
-    return next((found for name in _CERTIFICATE_VARIABLES if (found := os.environ.get(name))), "")
+    for name in _CERTIFICATE_VARIABLES:
+        if found := os.environ.get(name):
+            if not Path(found).exists():
+                raise SettingsError(f"{found} does not exist ({name}).", remedy=f"Correct {name}, or unset it.")
+            return found
+    return ""
 
 
 def _is_inside(url: str) -> bool:

@@ -97,9 +97,20 @@ class WriteSession:
 
     @functools.cached_property
     def _certificates(self) -> ssl.SSLContext:
-        bundle = ca_bundle() or DEFAULT_CA_BUNDLE_PATH
-        folder = Path(bundle).is_dir()
+        return tls_context()
+
+
+def tls_context() -> ssl.SSLContext:
+    """Trusts the certificates that requests trusts. Raises SettingsError where they cannot be read."""
+    bundle = ca_bundle() or DEFAULT_CA_BUNDLE_PATH
+    folder = Path(bundle).is_dir()
+    try:
         return ssl.create_default_context(cafile=None if folder else bundle, capath=bundle if folder else None)
+    except OSError as error:
+        raise SettingsError(
+            f"{bundle} has no certificates that can be read: {error.strerror or error}.",
+            remedy="Correct the variable that names it, or unset it.",
+        ) from error
 
 
 def _has_data(connection: socket.socket) -> bool:
@@ -193,7 +204,8 @@ class ObjectStore:
         url = request_url(profile.bucket, endpoint)
         self._session.session.proxies = proxies_for(url)
         self._proxy = proxy_of(url)
-        self._session.session.verify = ca_bundle() or True
+        if url.startswith("https:"):
+            self._session.session.verify = ca_bundle() or True
         auth = oss2.ProviderAuthV4(_OssCredentials(credentials))
         self._sdk_endpoint = sdk_endpoint(profile.bucket, endpoint)
         self._service = functools.partial(

@@ -387,9 +387,10 @@ def self_signed(folder: Path, *, names: list[str]) -> Path:
     return path
 
 
-def test_tls_with_a_trusted_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_tls_with_a_trusted_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     certificate = self_signed(tmp_path, names=["127.0.0.1"])
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv(variable, str(certificate))
     with serve(certificate) as port:
         reach = HostProbe("127", f"https://0.0.1:{port}")
         reach.resolve()

@@ -6,13 +6,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.credentials import Credentials, Secret
+from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import Profile, checked
 from ossconsole.config.proxies import mask_proxy, proxies_for, proxy_note, proxy_of
-from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.client import ObjectStore, tls_context
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.probe.probe import probe
 from ossconsole.storage.probe.report import endpoint_checks
@@ -134,3 +136,17 @@ def test_a_proxy_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) 
     assert "NO_PROXY" in caught.value.remedy
     assert "sentinel" not in str(caught.value)
     assert "sentinel" not in f"{check.detail} {check.remedy}"
+
+
+def test_a_bundle_of_certificates_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
+    profile = Profile(name="p", region="cn-hangzhou", bucket="127", standard_endpoint="http://0.0.1:9")
+    ObjectStore(profile, KEY).close()  # needs none
+    with pytest.raises(SettingsError, match="REQUESTS_CA_BUNDLE"):
+        ObjectStore(msgspec.structs.replace(profile, standard_endpoint=PUBLIC), KEY)
+    with pytest.raises(SettingsError, match=r"missing\.pem does not exist \(REQUESTS_CA_BUNDLE\)"):
+        tls_context()
+    (tmp_path / "empty.pem").touch()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "empty.pem"))
+    with pytest.raises(SettingsError, match=r"empty\.pem has no certificates"):
+        tls_context()

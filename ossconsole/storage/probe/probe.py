@@ -24,7 +24,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.proxies import ca_bundle, mask_proxy, proxies_for, proxy_note, proxy_of
 from ossconsole.config.text import counted
-from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.client import ObjectStore, tls_context
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.probe.report import (
@@ -161,7 +161,7 @@ class HostProbe:
         """Opens and closes a TLS connection with a trusted certificate; its TLS version. Raises UnreachableError."""
         if self.proxy:
             return self._handshake_through_proxy(timeout_s)
-        context = ssl.create_default_context()
+        context = tls_context()
         try:
             with (
                 socket.create_connection((self._address, self.port), timeout=timeout_s) as plain,
