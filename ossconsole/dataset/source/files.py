@@ -165,7 +165,7 @@ class FolderSource:
         try:
             with os.scandir(self.path / folder) as found:
                 for entry in found:
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         if not is_hidden(entry.name):
                             folders.append(entry.name)
                     elif len(images) < LOOKED_AT and is_image_name(entry.name):
@@ -178,7 +178,7 @@ class FolderSource:
         """The names of what is directly in a folder, folders with a slash. Raises ConsoleError."""
         try:
             with os.scandir(self.path / folder) as found:
-                return sorted(entry.name + ("/" if entry.is_dir() else "") for entry in found)
+                return sorted(entry.name + ("/" if _is_folder(entry) else "") for entry in found)
         except OSError as error:
             raise ConsoleError(f"{self.path / folder} cannot be read: {error.strerror}.") from error
 
@@ -197,7 +197,7 @@ class FolderSource:
             with os.scandir(folder) as entries:
                 folders, files = [], 0
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=depth == 0) and not is_hidden(entry.name):
+                    if _is_folder(entry, follow_symlinks=depth == 0) and not is_hidden(entry.name):
                         folders.append(Path(entry.path))
                     else:
                         files += 1
@@ -235,6 +235,14 @@ class FolderSource:
                     yield _file_entry(entry, path)
                 except OSError as error:
                     yield UnreadableEntry(path, f"{error.strerror}")
+
+
+def _is_folder(entry: os.DirEntry[str], *, follow_symlinks: bool = True) -> bool:
+    """Whether it is a folder; False for a link that cannot be followed, which `entries` names."""
+    try:
+        return entry.is_dir(follow_symlinks=follow_symlinks)
+    except OSError:
+        return False
 
 
 def _file_entry(entry: os.DirEntry[str], path: str) -> SourceFile | UnreadableEntry:
