@@ -236,6 +236,7 @@ def open_saver(
         keep=context.settings.keep_checkpoints,
         timeout_s=_TIMEOUT_S,
         model=context.settings.model,
+        on_warning=context.warn,
     )
     if restarted:
         try:
