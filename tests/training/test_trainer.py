@@ -150,6 +150,22 @@ def test_batches_of_one_update_give_the_gradient_of_one_large_batch() -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_a_step_without_samples_ends_the_update_of_the_steps_before() -> None:
+    images, labels = torch.rand(4, 3, 8, 8), torch.zeros(4).long()
+    model = small_model()
+    trainer, twin = trainer_of(model), trainer_of(copy.deepcopy(model))
+    twin.step(images, labels, EpochMeter(), samples=4, share=0.5)
+    trainer.step(images, labels, EpochMeter(), samples=4, share=0.5, update=False)
+    trainer.skip(update=True)
+    after = weights_of(trainer.model)
+    assert torch.equal(after, weights_of(twin.model))
+    trainer.skip(update=False)
+    assert not trainer.state()["gradients"]
+    trainer.skip(update=True)
+    assert torch.equal(after, weights_of(trainer.model)), "also the momentum changes nothing"
+    assert trainer.state()["schedule"]["steps"] == 4
+
+
 def test_the_learning_rate_is_that_of_the_first_step_of_an_update(recwarn: pytest.WarningsRecorder) -> None:
     trainer = trainer_of(small_model(), learning_rate=1.0, warmup_steps=4)
     rates = []

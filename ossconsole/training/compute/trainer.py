@@ -230,12 +230,23 @@ class Trainer:
         if update:
             with self._compute.device_errors():
                 self._update()
+        self._complete_step(update=update, pending=not update)
+        return counted[0] / counted[3]
+
+    def skip(self, *, update: bool) -> None:
+        """A step without samples on any rank; an `update` then has the gradients of the steps before, if any."""
+        if update and self._accumulated:
+            self.reduce_pending_gradients()
+            with self._compute.device_errors():
+                self._update()
+        self._complete_step(update=update, pending=self._accumulated and not update)
+
+    def _complete_step(self, *, update: bool, pending: bool) -> None:
         self._steps += 1
-        self._accumulated = not update
+        self._accumulated = pending
         if update:
             self._updated = self._steps
             self._schedule_lr()
-        return counted[0] / counted[3]
 
     def _forward_backward(
         self, images: torch.Tensor, labels: torch.Tensor, weight: float | torch.Tensor
