@@ -123,6 +123,7 @@ def test_a_stall_is_noticed_once(tmp_path: Path) -> None:
     hook = EventHook(recording(target), clock=lambda: now[0])
     hook(events.State(time=1.0, state=RunState.RUNNING))
     now[0] = 100.0
+    hook(events.Telemetry(time=101.0))  # the sampler's: no sign of the run
     hook.check_stall()
     hook.check_stall()
     hook(step_event(1))
