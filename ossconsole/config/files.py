@@ -9,6 +9,7 @@ import codecs
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shlex
 import sqlite3
@@ -275,6 +276,15 @@ def _regular_mode(descriptor: int) -> int:
 
 
 T = TypeVar("T")
+
+
+def encode_json(value: object) -> bytes:
+    """`value` as a JSON document that `decode_json` can read: bytes of a file name that are not UTF-8 become "?"."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:  # such names have lone surrogates, which JSON cannot represent
+        text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        return msgspec.json.encode(json.loads(text.encode(errors="replace")))
 
 
 def decode_json(data: bytes | str, kind: type[T] | Any = Any) -> T:

@@ -15,6 +15,7 @@ import msgspec
 
 from ossconsole.config.credentials import without_credentials
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.files import encode_json
 from ossconsole.config.text import StrEnum
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
@@ -144,7 +145,7 @@ class EventHook:
         try:
             done = subprocess.run(  # noqa: S603 - the user's own command
                 self._command,
-                input=msgspec.json.encode(notice),
+                input=encode_json(notice),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 env=without_credentials(),

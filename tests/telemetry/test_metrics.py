@@ -106,13 +106,13 @@ def test_the_command_gets_json_on_each_occasion(tmp_path: Path) -> None:
     hook = EventHook(recording(target))
     hook(run_event("r", bucket="b"))
     hook(step_event(7, loss=None))
-    hook(events.ErrorEvent(time=1.0, message="The endpoint failed."))
+    hook(events.ErrorEvent(time=1.0, message="w\udcff.pt failed."))
     hook(events.State(time=1.0, state=RunState.FAILED))
     hook(summary_event())
     hook.close()
     found = notices(target)
     assert [each["occasion"] for each in found] == ["divergence", "failure", "end"]
-    assert [each["message"] for each in found][1] == "The endpoint failed."
+    assert [each["message"] for each in found][1] == "w?.pt failed."
     assert {(each["run"], each["bucket"], each["step"]) for each in found} == {("r", "b", 7)}
     assert isinstance(found[2]["summary"], dict)
 
