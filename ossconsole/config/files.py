@@ -84,7 +84,8 @@ def _absolute(path: Path | str) -> Path:
 
 APPEND = os.O_WRONLY | os.O_APPEND
 READ_WRITE = os.O_RDWR
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The errors of a write for which there is no space."""
 _IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -246,7 +247,7 @@ def write_remedy(path: Path, error: BaseException) -> str:
     variable = next((name for name, base in bases.items() if base in {path, *path.parents}), "")
     elsewhere = f"set {variable} to a folder" if variable else "select a folder"
     known = getattr(error, "errno", None)
-    if known in _FULL:
+    if known in FULL:
         return f"Free space on its disk, or {elsewhere} on another disk."
     if known in _IN_THE_WAY or isinstance(error, RuntimeError):
         return f"Move the file in its place away, or {elsewhere} elsewhere."
