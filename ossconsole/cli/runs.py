@@ -15,7 +15,7 @@ from ossconsole.config.resolve import FIELDS
 from ossconsole.config.text import counted, safe_text
 from ossconsole.telemetry.events import Event, percent, to_log_line, worst_classes
 from ossconsole.telemetry.ranks import slowest
-from ossconsole.telemetry.runs import RecordReader, RunSummary, find_run, record_path
+from ossconsole.telemetry.runs import RecordReader, RunSummary, find_run, is_alive, record_path
 from ossconsole.telemetry.view import RunView
 
 
@@ -162,7 +162,8 @@ def _follow(summary: RunSummary) -> None:
         say(_state_sentence(view))
         said = time.monotonic()
         while view.state is None or not view.state.final:
-            ended = find_run(summary.run).alive is False  # before the last read, which then has all of its events
+            # Before the last read, which then has all of its events.
+            ended = view.run is None or is_alive(view.run) is False
             if not ended:
                 time.sleep(_POLL_S)
             for event in _new_events(record):
