@@ -9,6 +9,7 @@ import codecs
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shlex
 import sqlite3
@@ -83,7 +84,8 @@ def _absolute(path: Path | str) -> Path:
 
 APPEND = os.O_WRONLY | os.O_APPEND
 READ_WRITE = os.O_RDWR
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The errors of a write for which there is no space."""
 _IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -245,7 +247,7 @@ def write_remedy(path: Path, error: BaseException) -> str:
     variable = next((name for name, base in bases.items() if base in {path, *path.parents}), "")
     elsewhere = f"set {variable} to a folder" if variable else "select a folder"
     known = getattr(error, "errno", None)
-    if known in _FULL:
+    if known in FULL:
         return f"Free space on its disk, or {elsewhere} on another disk."
     if known in _IN_THE_WAY or isinstance(error, RuntimeError):
         return f"Move the file in its place away, or {elsewhere} elsewhere."
@@ -275,6 +277,15 @@ def _regular_mode(descriptor: int) -> int:
 
 
 T = TypeVar("T")
+
+
+def encode_json(value: object) -> bytes:
+    """`value` as a JSON document that `decode_json` can read: bytes of a file name that are not UTF-8 become "?"."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:  # such names have lone surrogates, which JSON cannot represent
+        text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        return msgspec.json.encode(json.loads(text.encode(errors="replace")))
 
 
 def decode_json(data: bytes | str, kind: type[T] | Any = Any) -> T:

@@ -219,7 +219,8 @@ class Trainer:
         self._eager.train(own > 1 and not self._frozen)
         if self._draws:
             # A function of the step, so that a resumed run drops the same values.
-            torch.manual_seed(self._settings.seed << 40 | self._steps << 12 | self._group.rank_info.rank)
+            seed = self._settings.seed << 40 | self._steps << 12 | self._group.rank_info.rank
+            torch.manual_seed(seed % 2**64)
         # DDP averages the gradients of the ranks; with this weight that is the mean over the samples.
         weight = own * self._group.world / samples * share
         run = self._graph if self._graph is not None and own > 1 else self._forward_backward
