@@ -13,7 +13,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList, Static
 
-from ossconsole.config.connector import load_connector_config, save_connector_config
+from ossconsole.config.connector import connector_config_path, load_connector_config, save_connector_config
 from ossconsole.config.credential_sources import connector_file, ossutil_file, read_connector_file
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.endpoints import EndpointKind
@@ -811,3 +811,15 @@ def test_the_accelerator_panel_names_keys_only_where_they_can_be_pressed() -> No
     assert line.text == " Not read yet. Press c to test, a to create or change it."
     (line,) = accelerator_lines(None, "", BRAILLE, 80, keys=False)
     assert line.text == " Not read yet."
+
+
+async def test_a_broken_connector_configuration_is_reported(make_app: AppMaker) -> None:
+    connector_config_path().parent.mkdir(parents=True, exist_ok=True)
+    connector_config_path().write_text("{")
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "o")
+        await settle(pilot)
+        assert top(app, SetupScreen)
+        assert "is not JSON" in "".join(notice.message for notice in app._notifications)

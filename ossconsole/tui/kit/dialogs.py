@@ -194,8 +194,9 @@ class PromptScreen(ConsoleModal):
         """In a thread: a folder may be on a file server that does not answer."""
         try:
             await asyncio.to_thread(check, text)
-        except ConsoleError as error:
-            self.query_one("#problem", Static).update(str(error))
+        except (ConsoleError, OSError) as error:  # of a path: too long, or in a folder without access
+            known = isinstance(error, ConsoleError) or not error.strerror
+            self.query_one("#problem", Static).update(str(error) if known else f"{error.strerror}.")
         else:
             self.dismiss(text)
 
@@ -268,7 +269,9 @@ class FormScreen(ConsoleModal):
     def _make_control(self, field: Field) -> Input | Select[str]:
         name = f"field-{field.name.replace('.', '-')}"
         if field.choices:
-            return Select(field.choices, value=field.value, allow_blank=False, compact=True, id=name)
+            values = [value for _, value in field.choices]
+            value = field.value if field.value in values else values[0]  # of another version, or another machine
+            return Select(field.choices, value=value, allow_blank=False, compact=True, id=name)
         return Input(field.value, password=field.secret, compact=True, id=name, select_on_focus=not field.secret)
 
     def control(self, name: str) -> Input | Select[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from textual.widgets import DirectoryTree, Input, Label, OptionList, Select, Sta
 from textual.widgets.option_list import Option
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import typed_path
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.source.layout import ARCHIVE_AND_TABLE_SUFFIXES
 from ossconsole.dataset.upload.job import MAX_PARALLELISM, UploadSettings
@@ -93,7 +95,7 @@ class SourcePicker(ConsoleModal):
         """Return the path in the input."""
         text = self.query_one("#picked", Input).value.strip()
         if text:
-            self.dismiss(Path(text).expanduser())
+            self.dismiss(typed_path(text))
 
     def action_type(self, text: str) -> None:
         """Edit the path: `text` begins a new one."""
@@ -244,7 +246,7 @@ class UploadScreen(ConsoleScreen):
             self.query_one("#source", Input).focus()
             return None
         settings = UploadSettings(
-            source=Path(source).expanduser(),
+            source=typed_path(source),
             size=int(self._selected("size")) if self._has_size else 0,
             per_shard=int(self._selected("stored")),
             prefix=self.query_one("#prefix", Input).value.strip().strip("/"),
@@ -367,8 +369,9 @@ class UploadScreen(ConsoleScreen):
 
     def action_pick(self) -> None:
         """Select the source in a dialog."""
-        typed = Path(self.query_one("#source", Input).value.strip() or Path.home()).expanduser()
-        start = typed if typed.is_dir() else Path.home()
+        typed = typed_path(self.query_one("#source", Input).value.strip() or "~")
+        # Not Path.is_dir, which raises for a name that is too long.
+        start = typed if os.path.isdir(typed) else typed_path("~")  # noqa: PTH112
         self._wants_form = True
         self.app.push_screen(SourcePicker(start, self._recent()), self._picked)
 
