@@ -560,3 +560,22 @@ async def test_a_source_that_cannot_be_a_path_ends_nothing(make_app: AppMaker, t
         await settle(pilot)
         assert services.planned == [UploadSettings(source=Path(text))]
         assert "does not exist" in shown(app)
+
+
+async def test_another_profile_has_its_own_form_and_no_plan_of_the_one_before(make_app: AppMaker) -> None:
+    memory.remember("upload", "other", {"recent": ["/data/other"], "prefix": "other-data"})
+    services = FakeServices(plan=PLAN)
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/data/pictures"
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        assert "390 samples" in shown(app)
+        services.profile = msgspec.structs.replace(SIMULATED, name="other", bucket="other")
+        await settle(pilot)
+        assert "390 samples" not in shown(app)
+        await pilot.press("s")
+        await settle(pilot)
+    assert services.uploads == []
+    assert services.planned[-1] == UploadSettings(source=Path("/data/other"), prefix="other-data")

@@ -194,9 +194,10 @@ class PromptScreen(ConsoleModal):
         """In a thread: a folder may be on a file server that does not answer."""
         try:
             await asyncio.to_thread(check, text)
-        except (ConsoleError, OSError) as error:  # of a path: too long, or in a folder without access
-            known = isinstance(error, ConsoleError) or not error.strerror
-            self.query_one("#problem", Static).update(str(error) if known else f"{error.strerror}.")
+        except ConsoleError as error:
+            self.query_one("#problem", Static).update(str(error))
+        except OSError as error:  # of a path: too long, or in a folder without access
+            self.query_one("#problem", Static).update(f"{error.strerror}.")
         else:
             self.dismiss(text)
 
