@@ -32,12 +32,12 @@ _APP = "ossconsole"
 
 def config_dir() -> Path:
     """The folder of profiles and connector configuration; it may be missing."""
-    return _absolute(os.environ.get(CONFIG_DIR_VARIABLE) or platformdirs.user_config_path(_APP))
+    return typed_path(os.environ.get(CONFIG_DIR_VARIABLE) or platformdirs.user_config_path(_APP)).absolute()
 
 
 def state_dir() -> Path:
     """The folder of run records, journals, logs and the sandbox's objects; it may be missing."""
-    return _absolute(os.environ.get(STATE_DIR_VARIABLE) or platformdirs.user_state_path(_APP))
+    return typed_path(os.environ.get(STATE_DIR_VARIABLE) or platformdirs.user_state_path(_APP)).absolute()
 
 
 def logs_dir() -> Path:
@@ -77,9 +77,18 @@ def exposure(folder: Path) -> str:
     return f"is writable for all users (mode {mode:04o})" if mode & stat.S_IWOTH else ""
 
 
-def _absolute(path: Path | str) -> Path:
+def typed_path(text: Path | str) -> Path:
+    """A path as a user types it, with `~` for a home folder; that of an unknown user stays as it is."""
     # Not Path.expanduser, which raises without a home folder: a later error message then names the path.
-    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
+    return Path(os.path.expanduser(text))  # noqa: PTH111
+
+
+def working_folder() -> Path:
+    """The working directory, or the home folder where it was deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return typed_path("~")
 
 
 APPEND = os.O_WRONLY | os.O_APPEND

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.files import typed_path
 from ossconsole.config.profiles import FieldError
 from ossconsole.dataset.labels import LabelFiles
 
@@ -257,7 +257,7 @@ def check_weights(weights: str) -> None:
     """Raises SettingsError when `weights` (see `TrainSettings`) names a file that cannot be read."""
     if weights in {"none", "imagenet"} or weights.startswith("oss://"):
         return
-    path = Path(weights).expanduser()
+    path = typed_path(weights)
     try:
         with path.open("rb"):
             return
