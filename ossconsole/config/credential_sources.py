@@ -46,7 +46,7 @@ from ossconsole.config.credentials import (
     register_credentials,
 )
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.files import decode_json, expanded, read_text, short_path, write_private
+from ossconsole.config.files import decode_json, read_text, short_path, typed_path, write_private
 from ossconsole.config.metadata import MetadataError, MetadataService
 from ossconsole.config.profiles import AUTO_CREDENTIALS, CREDENTIAL_KINDS, Profile
 from ossconsole.config.renewal import RenewedSource, ends_within, utc_now
@@ -271,7 +271,7 @@ def _of_kind(kind: str, name: str, environ: Mapping[str, str], *, listed: bool =
         yield CliProfileSource(aliyun_file(), name or named.get("ALIBABA_CLOUD_PROFILE", ""))
     elif kind == "sdk":
         path = Path(
-            environ.get("ALIBABA_CLOUD_CREDENTIALS_FILE") or expanded("~") / ".alibabacloud" / "credentials.ini"
+            environ.get("ALIBABA_CLOUD_CREDENTIALS_FILE") or typed_path("~") / ".alibabacloud" / "credentials.ini"
         )
         yield SdkFileSource(path, name or named.get("ALIBABA_CLOUD_PROFILE", "") or "default")
     elif kind == "uri":
@@ -286,17 +286,17 @@ _OSSUTIL_MODES = {"", "ak", "ststoken"}
 
 def connector_file() -> Path:
     """The file that the connector itself reads when it runs as root."""
-    return expanded("~") / ".alibabacloud" / "credentials"
+    return typed_path("~") / ".alibabacloud" / "credentials"
 
 
 def ossutil_file(environ: Mapping[str, str] = os.environ) -> Path:
     """The configuration file of ossutil."""
-    return Path(environ.get("OSS_CONFIG_FILE") or expanded("~") / ".ossutilconfig")
+    return Path(environ.get("OSS_CONFIG_FILE") or typed_path("~") / ".ossutilconfig")
 
 
 def aliyun_file() -> Path:
     """The configuration file of the aliyun CLI."""
-    return expanded("~") / ".aliyun" / "config.json"
+    return typed_path("~") / ".aliyun" / "config.json"
 
 
 class _ConnectorDocument(msgspec.Struct, rename="pascal"):

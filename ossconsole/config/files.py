@@ -9,6 +9,7 @@ import codecs
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shlex
 import sqlite3
@@ -41,7 +42,7 @@ def state_dir() -> Path:
 
 def _own_folder(variable: str, default: Callable[[str], Path]) -> Path:
     try:
-        folder = expanded(os.environ.get(variable) or default(_APP))
+        folder = typed_path(os.environ.get(variable) or default(_APP))
     except RuntimeError:  # of platformdirs; its older versions leave the ~ in the path
         folder = Path("~")
     if folder.parts[:1] == ("~",):
@@ -58,7 +59,7 @@ def logs_dir() -> Path:
 
 def short_path(path: Path | str) -> str:
     """The path for the screen, with `~` for the home folder."""
-    text, home = str(path), str(expanded("~"))
+    text, home = str(path), str(typed_path("~"))
     return "~" + text[len(home) :] if text == home or text.startswith(home + os.sep) else text
 
 
@@ -88,19 +89,29 @@ def exposure(folder: Path) -> str:
     return f"is writable for all users (mode {mode:04o})" if mode & stat.S_IWOTH else ""
 
 
-def expanded(path: Path | str) -> Path:
-    """The path with `~` replaced; as it is where there is no such home folder: a later error message then names it."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises RuntimeError
+def typed_path(text: Path | str) -> Path:
+    """A path as a user types it, with `~` for a home folder; that of an unknown user stays as it is."""
+    # Not Path.expanduser, which raises without a home folder: a later error message then names the path.
+    return Path(os.path.expanduser(text))  # noqa: PTH111
+
+
+def working_folder() -> Path:
+    """The working directory, or the home folder where it was deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return typed_path("~")
 
 
 def is_folder(path: Path) -> bool:
     """Whether it is a folder, or a link to one; False where this user may not find out."""
-    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises PermissionError before Python 3.14
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises PermissionError, or for a name that is too long
 
 
 APPEND = os.O_WRONLY | os.O_APPEND
 READ_WRITE = os.O_RDWR
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The errors of a write for which there is no space."""
 _IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -262,7 +273,7 @@ def write_remedy(path: Path, error: BaseException) -> str:
     variable = next((name for name, base in bases.items() if base in {path, *path.parents}), "")
     elsewhere = f"set {variable} to a folder" if variable else "select a folder"
     known = getattr(error, "errno", None)
-    if known in _FULL:
+    if known in FULL:
         return f"Free space on its disk, or {elsewhere} on another disk."
     if known in _IN_THE_WAY or isinstance(error, RuntimeError):
         return f"Move the file in its place away, or {elsewhere} elsewhere."
@@ -292,6 +303,15 @@ def _regular_mode(descriptor: int) -> int:
 
 
 T = TypeVar("T")
+
+
+def encode_json(value: object) -> bytes:
+    """`value` as a JSON document that `decode_json` can read: bytes of a file name that are not UTF-8 become "?"."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:  # such names have lone surrogates, which JSON cannot represent
+        text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        return msgspec.json.encode(json.loads(text.encode(errors="replace")))
 
 
 def decode_json(data: bytes | str, kind: type[T] | Any = Any) -> T:

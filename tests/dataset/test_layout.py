@@ -270,6 +270,57 @@ def test_classes_that_vanish_and_label_files_that_do_not_help_are_told(tmp_path:
     assert found == expected
 
 
+def pack(folder: Path, archive: Path, prefix: str) -> Path:
+    """Packs the files of a folder below `prefix`, after an entry for the prefix, as `tar -c .` and `tar -P` do."""
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.jpg"))]
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as zipped:
+            zipped.writestr(prefix, b"")
+            for name in names:
+                zipped.write(folder / name, prefix + name)
+        return archive
+    with tarfile.open(archive, "w") as tar:
+        tar.add(folder, prefix, recursive=False)
+        for name in names:
+            info = tar.gettarinfo(folder / name)
+            info.name = prefix + name  # `add` removes a leading slash
+            with (folder / name).open("rb") as file:
+                tar.addfile(info, file)
+    return archive
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+@pytest.mark.parametrize("prefix", ["./", "/data/"])
+def test_the_top_of_an_archive_is_no_class(tmp_path: Path, kind: str, prefix: str) -> None:
+    write(tmp_path / "a", "pictures/ants/1.jpg", "pictures/bees/2.jpg")
+    write(tmp_path / "b", "n01440764/1.jpg", "n01443537/2.jpg", "val/n01440764/3.jpg")
+    for folder, count in (("a", 2), ("b", 3)):
+        layout = Layout(pack(tmp_path / folder, tmp_path / f"{folder}.{kind}", prefix))
+        found = {
+            item.path.split("/")[-2]: item.class_name for item in layout.items() if isinstance(item, PlannedSample)
+        }
+        assert list(found) == list(found.values())
+        assert layout.unused == ()
+        assert len(list(layout.items())) == count
+
+
+def test_a_folder_of_archives_without_top_folders_has_no_class_for_these(tmp_path: Path) -> None:
+    write(tmp_path / "in", "train/ants/1.jpg", "val/ants/2.jpg")
+    (tmp_path / "archives").mkdir()
+    for split in ("train", "val"):
+        pack(tmp_path / "in" / split, tmp_path / f"archives/{split}.tar", "./")
+    assert set(planned(tmp_path / "archives")) == {"train/ants/1.jpg", "val/ants/2.jpg"}
+    assert unused(tmp_path / "archives") == {}
+
+
+@pytest.mark.parametrize("folder", ["", "train"])
+def test_a_link_that_cannot_be_followed_hides_none_of_its_neighbours(tmp_path: Path, folder: str) -> None:
+    write(tmp_path, "train/ants/1.jpg", "train/bees/2.jpg")
+    (tmp_path / folder / "loop").symlink_to("loop")
+    assert set(planned(tmp_path)) == {"train/ants/1.jpg", "train/bees/2.jpg"}
+    assert sum(Layout(tmp_path).counts()) == len(list(Layout(tmp_path).items()))
+
+
 def test_what_lies_beside_train_and_val_is_told(tmp_path: Path) -> None:
     write(tmp_path, "train/ants/1.jpg", "test/ants/2.jpg", "3.jpg")
     assert unused(tmp_path) == {"name: beside train/ and val/": (2, ("3.jpg", "test/"))}

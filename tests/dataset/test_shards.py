@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from hypothesis import strategies as st
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import SHARDS_NAME, ManifestError
-from ossconsole.dataset.shards.build import ShardBuilder, ShardUploadState
-from ossconsole.dataset.shards.index import BLOCK, encode_index, member_header, padding
+from ossconsole.dataset.shards.build import Built, ShardBuilder, ShardPlan, ShardUploadState
+from ossconsole.dataset.shards.index import BLOCK, ShardSample, encode_index, member_header, padding
 from ossconsole.dataset.shards.upload import ShardUpload
 from ossconsole.dataset.upload.job import PrefixTakenError, UploadSettings
 from ossconsole.dataset.upload.journal import JournalError, journal_path
-from ossconsole.dataset.upload.plan import plan_upload
+from ossconsole.dataset.upload.plan import create_upload, plan_upload
+from ossconsole.dataset.upload.progress import Counts
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.threads import Cancelled
@@ -202,8 +204,14 @@ def test_labels_and_shapes_are_listed_where_the_key_does_not_tell_them(
     (source / "val").mkdir()
     (source / "val/V1.JPEG").write_bytes(jpeg(1, (32, 64)))
     (tmp_path / "ILSVRC2012_val_labels.json").write_text('{"V1.JPEG": "bees"}')
-    upload(profile, sandboxed_bucket.owner, sharded(source, keep_ratio=True))
-    assert labels(store, profile) == {"train/ants/0.u8": "ants", "train/bees/1.u8": "bees", "val/V1.u8": "bees"}
+    (source / "train/ants/deep").mkdir()
+    (source / "train/ants/0.jpg").rename(source / "train/ants/deep/0.jpg")
+    for _ in range(2):  # as they are sent, and as they are in the bucket
+        job = create_upload(profile, sandboxed_bucket.owner, sharded(source, keep_ratio=True))
+        job.start()
+        job.result(WAIT_S)
+        assert job.progress().classes == (("ants", 1), ("bees", 2))
+    assert labels(store, profile) == {"train/ants/deep/0.u8": "ants", "train/bees/1.u8": "bees", "val/V1.u8": "bees"}
     shapes = {
         sample.key: (sample.height, sample.width)
         for shard in read_shard_list(store, profile.dataset_prefix).shards
@@ -213,7 +221,11 @@ def test_labels_and_shapes_are_listed_where_the_key_does_not_tell_them(
     (tmp_path / "ILSVRC2012_val_labels.json").write_text('{"V1.JPEG": "aardvark"}')
     again = upload(profile, sandboxed_bucket.owner, sharded(source, keep_ratio=True))
     assert (again.uploaded, again.unchanged) == (0, 3)  # the tars are the same, all labels are others
-    assert labels(store, profile) == {"train/ants/0.u8": "ants", "train/bees/1.u8": "bees", "val/V1.u8": "aardvark"}
+    assert labels(store, profile) == {
+        "train/ants/deep/0.u8": "ants",
+        "train/bees/1.u8": "bees",
+        "val/V1.u8": "aardvark",
+    }
 
 
 def test_the_same_source_gives_the_same_shards_and_sends_none_again(
@@ -300,6 +312,65 @@ def test_a_tar_that_oss_refuses_costs_its_samples_alone(
     again = upload(profile, sandboxed_bucket.owner, settings)
     assert (again.uploaded, again.unchanged, again.failed) == (4, 4, 0)
     assert check_list_is_the_bucket(store, profile) == wanted(settings.source, settings.preprocessing)
+
+
+class PartsOfTen:
+    """The upload of a tar in two parts, as the state of it sees one."""
+
+    numbers = range(1, 3)
+
+    def send(self, _number: int) -> int:
+        return 10
+
+    def claim(self) -> bool:
+        return True
+
+    def complete(self) -> None:
+        """Nothing."""
+
+    close = complete
+
+
+def two_parts(samples: int) -> ShardUploadState:
+    rows = [ShardSample(f"train/a/{number}.u8", 0, 8, 8, 512) for number in range(samples)]
+    shard_plan = ShardPlan("train", "train/shard-00000.tar", "", [])
+    return ShardUploadState(shard_plan, Built(Path(), 20, 0, rows, b""), PartsOfTen())  # type: ignore[arg-type]
+
+
+def test_a_thread_may_count_its_part_after_another_has_finished_the_tar() -> None:
+    state = two_parts(samples=4)
+    sizes = [state.send(number) for number in state.numbers]
+    first = state.part_sent(sizes[0])
+    assert state.claim()  # both parts are in the bucket
+    state.complete()
+    state.close()
+    assert first + state.part_sent(sizes[1]) == Counts(uploaded=4, bytes=20)
+
+
+def test_a_part_that_arrives_after_its_tar_has_failed_counts_no_samples() -> None:
+    state = two_parts(samples=4)
+    sent = state.part_sent(10)
+    change = state.fail()
+    assert change is not None
+    assert sent + change + state.part_sent(10) == Counts(failed=4, bytes=20)
+
+
+def test_rows_of_tars_that_are_in_the_bucket_are_freed(
+    sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished: weakref.WeakSet[ShardUploadState] = weakref.WeakSet()
+    kept = []
+
+    def finish(engine: ShardUpload, state: ShardUploadState) -> None:
+        finished.add(state)
+        kept.append(len(finished))
+        finishing(engine, state)
+
+    finishing = ShardUpload._finish_shard
+    monkeypatch.setattr(ShardUpload, "_finish_shard", finish)
+    settings = sharded(make_pictures(tmp_path / "source", train=8, val=0), per_shard=1, parallelism=1)
+    assert upload(profile, sandboxed_bucket.owner, settings).uploaded == 8
+    assert max(kept) < 4
 
 
 def test_a_full_disk_under_the_tars_is_told(

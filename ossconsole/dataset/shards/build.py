@@ -200,15 +200,12 @@ class ShardUploadState:
     def __init__(self, shard_plan: ShardPlan, built: Built, upload: ResumableUpload | None) -> None:
         self.shard_plan = shard_plan
         self.built = built
+        self.numbers = upload.numbers if upload else range(0)
+        """The parts to send."""
         self.has_failed = False
         self._upload = upload
         self._lock = threading.Lock()
         self._parts = self._uploaded = 0
-
-    @property
-    def numbers(self) -> range:
-        """The parts to send."""
-        return self._upload.numbers if self._upload else range(0)
 
     @property
     def part_bytes(self) -> int:
@@ -220,8 +217,10 @@ class ShardUploadState:
         return self._upload.send(number) if self._upload else 0
 
     def part_sent(self, size: int) -> Counts:
-        """The change after a part of `size` bytes: its share of the samples."""
+        """The change after a part of `size` bytes: its share of the samples, none of a tar that has failed."""
         with self._lock:
+            if self.has_failed:
+                return Counts(bytes=size)
             self._parts += 1
             before, self._uploaded = self._uploaded, len(self.built.members) * self._parts // len(self.numbers)
             return Counts(uploaded=self._uploaded - before, bytes=size)
@@ -285,7 +284,7 @@ class ShardBuilder:
                     self._job.record_failure(Failure(row.path, done.error))
                     continue
                 self._stats.preview = SamplePreview(row.key, done.height, done.width, payload)
-                self._stats.count_class(row.key.split("/")[-2])
+                self._stats.count_class(row.class_name)
                 header = member_header(row.key, len(payload))
                 data = b"".join((header, payload, padding(len(payload))))
                 checksum, listed = fastcrc.crc64.xz(payload), len(payload) if encoded else 0

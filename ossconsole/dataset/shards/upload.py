@@ -83,7 +83,7 @@ class ShardUpload(UploadJob):
         self._done: list[PackedShard] = []
         self._kept: set[str] = set()
         self._objects: dict[str, ObjectSummary] = {}
-        self._states: list[ShardUploadState] = []
+        self._states: set[ShardUploadState] = set()  # only those under way: each has all rows of its tar
         self._log_lock = threading.Lock()
         self._breaker = CircuitBreaker()
 
@@ -147,7 +147,7 @@ class ShardUpload(UploadJob):
         try:
             self.sender_pool.run(tasks, LAST_ANSWERS_S)
         finally:
-            for state in self._states:
+            for state in self._states.copy():
                 state.close()
 
     def _tasks(
@@ -176,7 +176,7 @@ class ShardUpload(UploadJob):
             self._refused(ShardUploadState(shard_plan, built, None), error)
             return
         state = ShardUploadState(shard_plan, built, upload)
-        self._states.append(state)
+        self._states.add(state)
         for number in state.numbers:
             yield state, number
 
@@ -191,8 +191,9 @@ class ShardUpload(UploadJob):
         for row, error in errors:
             self.record_failure(Failure(row.path, error))
         self.stats.add(Counts(unchanged=len(samples)))
-        for sample in samples:
-            self.stats.count_class(sample.key.split("/")[-2])
+        for row in shard_plan.rows:
+            if row.key in there:
+                self.stats.count_class(row.class_name)
         self._kept.add(earlier.tar)
         self._done.append(msgspec.structs.replace(earlier, samples=self._labelled(shard_plan.rows, samples)))
         return True
@@ -241,6 +242,7 @@ class ShardUpload(UploadJob):
         with self._log_lock, (self._folder / _RESUME_LOG).open("ab") as resume_log:
             resume_log.write(msgspec.json.encode(shard) + b"\n")
         state.close()
+        self._states.discard(state)
         built.path.unlink(missing_ok=True)
         self._done.append(shard)
         self._breaker.succeeded()

@@ -178,9 +178,9 @@ class TarSource:
         for number, member in enumerate(archive):
             if number % _FORGET_TAR_MEMBERS_EVERY == 0:
                 archive.members = []  # type: ignore[attr-defined]  # it keeps every member otherwise
-            name = self.names.of_tar(member.name).removeprefix("./")
+            name = _relative(self.names.of_tar(member.name))
             if member.isdir():
-                yield FolderEntry(name)
+                yield from _folder_entry(name)
             elif self.countable and member.isreg() and name.lower().endswith(".tar"):
                 yield from self._inner(name, member)
             else:
@@ -197,7 +197,9 @@ class TarSource:
                         if member.offset_data + member.size > end:
                             break
                         if not member.isdir():
-                            yield self._entry(archive, member, _in_folder(path, self.names.of_tar(member.name)))
+                            yield self._entry(
+                                archive, member, _in_folder(path, _relative(self.names.of_tar(member.name)))
+                            )
             except tarfile.ReadError:
                 yield UnreadableEntry(path, _INNER)
 
@@ -241,9 +243,9 @@ class ZipSource:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 for member in archive.infolist():
-                    name = self.names.of_zip(member)
+                    name = _relative(self.names.of_zip(member))
                     if member.is_dir():
-                        yield FolderEntry(name.rstrip("/"))
+                        yield from _folder_entry(name)
                     else:
                         yield self._entry(member, name)
         except (zipfile.BadZipFile, OSError) as error:
@@ -293,12 +295,22 @@ def archives_in(folder: FolderSource, names: str) -> ArchivesSource | None:
     return ArchivesSource(folder.path, found) if found else None
 
 
+def _relative(name: str) -> str:
+    """A name in an archive as unpacking it makes it, below the folder where that happens."""
+    return name.removeprefix("./").lstrip("/")
+
+
+def _folder_entry(name: str) -> Iterator[FolderEntry]:
+    """The folder of a name, unless it is the top of the archive, which `tar -c .` adds."""
+    if (path := name.rstrip("/")) not in {"", "."}:
+        yield FolderEntry(path)
+
+
 def _in_folder(archive: str, path: str) -> str:
     """The path in a folder with the archive's name, unless the archive has a folder of that name at its top."""
     folder = archive
     for suffix in ARCHIVE_SUFFIXES:
         folder = folder[: -len(suffix)] if folder.lower().endswith(suffix) else folder
-    path = path.removeprefix("./")
     name = folder.rpartition("/")[2]
     return f"{folder[: -len(name)]}{path}" if path == name or path.startswith(f"{name}/") else f"{folder}/{path}"
 

@@ -238,9 +238,10 @@ class FolderSource:
 
 
 def _is_folder(entry: os.DirEntry[str], *, follow_symlinks: bool = True) -> bool:
+    """Whether it is a folder; False for a link that cannot be followed, which `entries` names."""
     try:
         return entry.is_dir(follow_symlinks=follow_symlinks)
-    except OSError:  # a loop of links, or one into a closed folder: `entries` names it
+    except OSError:
         return False
 
 

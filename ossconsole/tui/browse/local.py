@@ -16,6 +16,7 @@ from textual.containers import Vertical
 from textual.message import Message
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import working_folder
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.contents import read_content
 from ossconsole.storage.checkpoints.inspect import LocalFiles
@@ -57,9 +58,10 @@ def read_folder(folder: Path) -> list[LocalEntry]:
             if is_partial(Path(entry.path)):
                 continue
             try:
-                status = entry.stat()
-            except OSError:  # a symbolic link to nothing: it shows, and the upload names it
-                status = entry.stat(follow_symlinks=False)
+                # A symbolic link to nothing shows, too, and the upload names it.
+                status = entry.stat() if os.path.exists(entry) else entry.stat(follow_symlinks=False)  # noqa: PTH110
+            except FileNotFoundError:  # deleted or renamed meanwhile
+                continue
             is_folder = stat.S_ISDIR(status.st_mode)
             found.append(LocalEntry(entry.name, 0 if is_folder else status.st_size, status.st_mtime, is_folder))
     return sorted(found, key=lambda entry: (not entry.is_folder, entry.name))
@@ -77,7 +79,7 @@ class LocalPane(Vertical):
 
     def __init__(self) -> None:
         super().__init__(id="local")
-        self.folder = Path.cwd()
+        self.folder = working_folder()
         self.selected: set[str] = set()
         self._problem = ""
         self._loading = False
