@@ -55,7 +55,8 @@ class Batch:
     long the reader took, `decode_s` the part of it for decoding and cropping. `queued` is the number of later batches
     already read; `readers_idle` means that the limit of batches ahead was reached, and a reader had no request.
     `single_s` is the time of a sample read alone (see SingleSamples), None without one. `bad` are the skipped samples;
-    `failed` is why the whole batch could not be read, `reader` the number of the reader process.
+    `failed` is why the whole batch could not be read, `failed_row` the row of the first sample that failed then,
+    `reader` the number of the reader process.
     """
 
     request: BatchRequest
@@ -73,6 +74,7 @@ class Batch:
     bad: tuple[SkippedSample, ...]
     failed: str
     reader: int = 0
+    failed_row: int = 0
 
 
 class BatchLoader:
@@ -271,6 +273,7 @@ class BatchLoader:
             ),
             failed=result.failed,
             reader=result.reader,
+            failed_row=int(request.indices[result.failed_at]) if result.failed else 0,
         )
 
 
