@@ -68,3 +68,20 @@ def store(sandboxed_bucket: Sandboxed) -> Iterator[ObjectStore]:
     opened = sandboxed_bucket.store()
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def refused_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A link in a folder of its own, into a folder that this user may not enter."""
+    link, stat = tmp_path / "folder" / "link", os.stat
+    link.parent.mkdir()
+    link.symlink_to("elsewhere")
+
+    def refusing(path: str | Path, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
+        if str(path) == str(link) and follow_symlinks:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(os, "stat", refusing)
+    monkeypatch.setattr(Path, "stat", refusing)
+    return link

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -50,7 +51,7 @@ class OssCheckpoints:
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
             resources.callback(self._writer.shutdown)
             self._resources = resources.pop_all()
-        self._best: float | None = None
+        self._best = -math.inf
         self._writing: Future[str] | None = None
 
     def save(
@@ -69,9 +70,7 @@ class OssCheckpoints:
         the one before. Raises ConsoleError when a write failed, of the one before too; earlier checkpoints are kept.
         """
         self.wait()
-        is_best = top1 is not None and (self._best is None or top1 > self._best)
-        if is_best:
-            self._best = top1
+        is_best = top1 is not None and top1 > self._best
         buffer = io.BytesIO()
         torch.save(map_tensors(dict(state), lambda tensor: tensor.detach().to("cpu", copy=True)), buffer)
         progress = RunProgress(epoch=epoch, step=step, train_sums=[], metrics={"top1": top1})
@@ -83,6 +82,8 @@ class OssCheckpoints:
 
     def _save(self, data: bytes, progress: RunProgress, is_best: bool) -> str:
         saved: Checkpoint = self._checkpoints.save(data, progress, best=is_best)
+        if saved.best_key and saved.top1 is not None:
+            self._best = saved.top1
         return saved.key
 
     def wait(self) -> None:

@@ -167,7 +167,8 @@ class OssImages:
                 self.context.warn(f"Skipped {sample.key}: {sample.reason}.", "Replace or delete the object.")
             self.last_batch = batch
             self._position.next, self._position.in_epoch = batch.request.number + 1, not batch.request.last
-            yield self._images(batch.data), self._labels_of(batch)
+            if len(batch.rows) or world_size() > 1:  # of none the mean loss is NaN; ranks need the same number of steps
+                yield self._images(batch.data), self._labels_of(batch)
             if batch.request.last:
                 return
 

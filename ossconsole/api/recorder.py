@@ -110,17 +110,20 @@ def _recorded() -> Any:
 
 
 def to_host(value: Any) -> Any:
-    """A number as it is; a tensor as its copy on the host, which a GPU completes later."""
+    """A number; of a tensor on a GPU a copy on the host, which the GPU completes later. The script may change its own.
+
+    None stays None. Raises TypeError, ValueError or RuntimeError for any other value.
+    """
     if hasattr(value, "detach"):
-        return value.detach().to("cpu", non_blocking=True)
-    return value
+        value = value.detach()
+        if value.device.type != "cpu" and value.numel() == 1:
+            return value.to("cpu", non_blocking=True)
+    return None if value is None else float(value)
 
 
 def on_host(value: Any) -> float | None:
     """The number of a value of `to_host`, once the step is complete; None for a value that is not finite."""
-    if value is None:
-        return None
-    number = float(value)
+    number = math.nan if value is None else float(value)
     return number if math.isfinite(number) else None
 
 
@@ -268,7 +271,8 @@ class StepRecorder:
         self._last_loss = loss
         if loss is not None:
             self._losses.append(loss)
-        self._lr = logged.pop("lr", None) or self._lr
+        lr = logged.pop("lr", None)
+        self._lr = self._lr if lr is None else lr
         self._epoch_samples += done.samples
         samples, seconds = self._totals[-1]
         self._totals.append((samples + done.samples, seconds + times.step_s))

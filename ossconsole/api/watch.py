@@ -28,7 +28,7 @@ _NOTHING_LOGGED: Mapping[str, Any] = {}
 
 
 class WatchError(ConsoleError):
-    """A loader that cannot be watched in this way."""
+    """A loader that cannot be watched in this way, or a figure that is not a number."""
 
 
 def watch(
@@ -70,6 +70,7 @@ class Watch(Generic[T]):
         self.loader = loader
         self.name = type(loader).__name__
         self._pid = os.getpid()
+        self._given_batch_size = batch_size
         self._batch_size = batch_size or int(getattr(loader, "batch_size", 0) or 0)
         self._iterating = False
         self._logged: dict[str, Any] = {}
@@ -188,17 +189,18 @@ class Watch(Generic[T]):
             logged = self._logged or _NOTHING_LOGGED
             if self._logged:
                 self._logged = {}
-            self._steps.add(timing, self._batch_size or samples_in(batch), logged)
+            samples = self._given_batch_size or samples_in(batch) or self._batch_size  # the last batch may be short
+            self._steps.add(timing, samples, logged)
 
     def log(self, **figures: Any) -> None:
         """Records figures: `loss`, `lr`, `top1`, `top5` (fractions of 1), `val_loss`, or any other name as a series.
 
         Within the loop they belong to the step under way, after it to its epoch. Values are numbers, or tensors of one
-        element, which are copied from a GPU without waiting for it.
+        element, which are copied from a GPU without waiting for it. Raises WatchError for others.
         """
         if self._steps is None:
             return
-        values = {name: to_host(value) for name, value in figures.items()}
+        values = {name: _figure(name, value) for name, value in figures.items()}
         if self._iterating:
             self._logged.update(values)
         else:
@@ -250,6 +252,16 @@ def samples_in(batch: Any) -> int:
         return next((count for each in batch if (count := samples_in(each))), 0)
     shape = getattr(batch, "shape", None)
     return int(shape[0]) if shape is not None and len(shape) else 0
+
+
+def _figure(name: str, value: Any) -> Any:
+    """A logged value as `to_host` returns it. Raises WatchError."""
+    try:
+        return to_host(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WatchError(
+            f"The logged {name} is not a number: {error}.", remedy="Log numbers, or tensors of one element."
+        ) from error
 
 
 def _as_oss_images(loader: object) -> OssImages | None:

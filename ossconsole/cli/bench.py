@@ -13,7 +13,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from ossconsole.cli.options import OpenTarget, Target, profile_options, settings_options
+from ossconsole.cli.options import FiniteRange, OpenTarget, Target, profile_options, settings_options
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat
@@ -92,7 +92,7 @@ def _repeatable(name: str, parameter: str, text: str, **attributes: Any) -> Call
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     default=3.0,
     show_default=True,
     help="Seconds per reading.",

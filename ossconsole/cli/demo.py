@@ -64,7 +64,7 @@ def run_demo(target: Target, *, as_json: bool) -> int:
         driver = _Driver(printing)
         sampler = Sampler()
         run = TrainingRun(opened.profile, opened.credentials, _SETTINGS, sampler, on_event=driver)
-        driver.run, printing.stop = run, run.stop
+        driver.run, printing.stop, printing.warn = run, run.stop, run.warn
         if opened.sandbox is not None:
             restore_speed(opened.sandbox.info)  # a demo that was killed may have left it slow
             driver.slow_down = functools.partial(slow_down, opened.sandbox.info)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ossconsole.cli.options import Target, label_options, profile_options, reads_only
+from ossconsole.cli.options import FiniteRange, Target, label_options, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.cli.sandbox import fill_sandbox
 from ossconsole.cli.weights import read_named
@@ -37,7 +37,7 @@ _CLASSES_SHOWN = 10
 @click.option("--gpu", default=AUTO, show_default=True, help="GPU: auto (the emptiest), its index or its UUID.")
 @click.option(
     "--val-split",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=FiniteRange(0, 1, max_open=True),
     default=0.1,
     show_default=True,
     help="Share held out, as in the run, where the dataset has no validation images.",

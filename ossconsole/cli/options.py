@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -147,7 +148,7 @@ def _settings_option(described: msgspec.structs.FieldInfo) -> Callable[[F], F]:
         accepted = click.Choice([str(choice) for choice in extra.get("choices", kind)])
     elif kind in (int, float) and (meta.ge, meta.gt) != (None, None):
         bounds = (meta.ge if meta.gt is None else meta.gt, meta.le if meta.lt is None else meta.lt)
-        kinds: Any = click.IntRange if kind is int else click.FloatRange
+        kinds: Any = click.IntRange if kind is int else FiniteRange
         accepted = kinds(*bounds, min_open=meta.gt is not None, max_open=meta.lt is not None)
     if "auto" in extra:
         accepted, metavar = AutoOr(accepted, extra["auto"]), f"{kind.__name__.upper()}|{AUTO}"
@@ -161,6 +162,17 @@ def _settings_option(described: msgspec.structs.FieldInfo) -> Callable[[F], F]:
         metavar=metavar,
         help=meta.description,
     )
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers without nan, which every range of click has, and without infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 class AutoOr(click.ParamType):  # type: ignore[type-arg] # it is not generic in click 8.1

@@ -20,6 +20,7 @@ import click
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import FULL
 from ossconsole.config.text import safe_text
 
 
@@ -107,6 +108,11 @@ def run_group(group: click.Command, arguments: Sequence[str] | None = None) -> i
     except BrokenPipeError:
         # The reader of the pipe has ended (`| head`); Python's flush at exit must not report that once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        say(f"Error: The output is incomplete: {error.strerror}.", err=True)
         return 1
     return result if isinstance(result, int) else 0
 

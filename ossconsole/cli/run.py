@@ -22,6 +22,7 @@ _POLL_S = 0.2
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 _SUPERVISOR = "from ossconsole.cli.run import supervise; supervise()"
 _DETACHED = 128 + signal.SIGINT
+_NOT_STARTED = 126  # as shells have it
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -35,7 +36,10 @@ def run(command: tuple[str, ...], restarts: int, detach: bool) -> int:
     stop it. Ctrl-C and a lost terminal end the printing only, not the script.
     """
     if shutil.which(command[0]) is None:
-        raise SettingsError(f"The program {command[0]!r} does not exist.", remedy="Give its path after `--`.")
+        raise SettingsError(
+            f"The program {command[0]!r} does not exist, or is not executable.",
+            remedy="Give its path after `--`; a script needs `chmod +x`, or its interpreter before it.",
+        )
     log = logs_dir() / f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}.log"
     output = open_private(log)
     try:
@@ -75,7 +79,8 @@ def _follow(supervisor: subprocess.Popen[bytes], log: Path) -> int:
 def supervise() -> None:
     """The process that outlives the terminal: runs the command of `sys.argv`, and restarts it when it fails.
 
-    It passes SIGTERM and SIGINT on, and does not restart after them. It exits with the code of the command.
+    It passes SIGTERM and SIGINT on, and does not restart after them. It exits with the code of the command, with
+    126 where that cannot be started.
     """
     restarts, command = int(sys.argv[1]), sys.argv[2:]
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -91,12 +96,22 @@ def supervise() -> None:
         signal.signal(number, end)
     wait_s = _FIRST_WAIT_S
     while True:
-        child = subprocess.Popen(command)  # noqa: S603 - the user's own command
+        try:
+            child = subprocess.Popen(command)  # noqa: S603 - the user's own command
+        except OSError as error:
+            say(f"{command[0]!r} cannot be started: {error.strerror}.", err=True)
+            sys.exit(_NOT_STARTED)
+        if requested:  # while it was started
+            child.send_signal(requested[0])
         code = child.wait()
         if code == 0 or requested or not restarts:
             sys.exit(code if code >= 0 else 128 - code)
         restarts -= 1
         ended = f"ended with exit code {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
         say(f"The script {ended}. Restarting it in {wait_s:.0f} s; {counted(restarts, 'restart')} left.", err=True)
-        time.sleep(wait_s)
+        until = time.monotonic() + wait_s
+        while time.monotonic() < until:
+            if requested:
+                sys.exit(128 + requested[0])
+            time.sleep(_POLL_S)
         wait_s = min(_LONGEST_WAIT_S, 2 * wait_s)

@@ -15,7 +15,7 @@ from ossconsole.config.resolve import FIELDS
 from ossconsole.config.text import counted, safe_text
 from ossconsole.telemetry.events import Event, percent, to_log_line, worst_classes
 from ossconsole.telemetry.ranks import slowest
-from ossconsole.telemetry.runs import RecordReader, RunSummary, find_run, record_path
+from ossconsole.telemetry.runs import RecordReader, RunSummary, find_run, is_alive, record_path
 from ossconsole.telemetry.view import RunView
 
 
@@ -162,15 +162,19 @@ def _follow(summary: RunSummary) -> None:
         say(_state_sentence(view))
         said = time.monotonic()
         while view.state is None or not view.state.final:
-            if find_run(summary.run).alive is False:
-                say("The process of the run has ended without a last event.")
-                return
-            time.sleep(_POLL_S)
+            # Before the last read, which then has all of its events.
+            ended = view.run is None or is_alive(view.run) is False
+            if not ended:
+                time.sleep(_POLL_S)
             for event in _new_events(record):
                 view.apply(event)
                 line = to_log_line(event)
                 if line is not None:
                     say(_sentence(line.text))
+            if ended:
+                if view.state is None or not view.state.final:
+                    say("The process of the run has ended without a last event.")
+                return
             if time.monotonic() - said >= _STATE_EVERY_S:
                 said = time.monotonic()
                 say(_state_sentence(view))
@@ -191,7 +195,8 @@ def _state_sentence(view: RunView) -> str:
     of_steps = f" of {view.total_steps}" if view.total_steps else ""
     of_epochs = f" of {epochs}" if epochs else ""
     parts = [f"{name} is {state}: step {step.step}{of_steps}, epoch {step.epoch}{of_epochs}"]
-    parts.append(f"{step.samples_per_s:.0f} samples per second through the {step.endpoint} endpoint")
+    through = f" through the {step.endpoint} endpoint" if step.endpoint is not None else ""
+    parts.append(f"{step.samples_per_s:.0f} samples per second{through}")
     split = view.split
     if split is not None:
         parts.append(f"waiting for data takes {percent(split.wait_fraction)} of a step".replace(" %", " percent"))

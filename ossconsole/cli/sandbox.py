@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from ossconsole.cli.options import OpenTarget
+from ossconsole.cli.options import FiniteRange, OpenTarget
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
@@ -33,7 +33,7 @@ _DEFAULTS = Shaping()
 
 def _speed_option(name: str, text: str) -> Callable[[FC], FC]:
     default = getattr(_DEFAULTS, name.replace("-", "_"))
-    return click.option(f"--{name}", type=click.FloatRange(0), show_default=f"{default:g}", help=text)
+    return click.option(f"--{name}", type=FiniteRange(0), show_default=f"{default:g}", help=text)
 
 
 @click.command()
@@ -77,7 +77,7 @@ def _speed_option(name: str, text: str) -> Callable[[FC], FC]:
 )
 @click.option(
     "--metadata-credential-ttl-s",
-    type=click.FloatRange(1),
+    type=FiniteRange(1),
     default=3600.0,
     show_default=True,
     help="Lifetime of the metadata service's credentials, seconds.",

@@ -100,7 +100,7 @@ def train(
             run = TrainingRun(
                 opened.profile, opened.credentials, settings, sampler, rank_info=rank_info, on_event=outlets
             )
-            printing.stop, outlets.warn = run.stop, run.warn
+            printing.stop, printing.warn, outlets.warn = run.stop, run.warn, run.warn
             return run_to_end(run, sampler, opened, on_hangup, as_json=as_json)
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
@@ -43,12 +43,14 @@ class Printing:
     """Prints events with `show` until nobody can read them.
 
     A lost terminal does not end the run: SIGHUP decides. A closed pipe does, through `stop`: its reader has finished.
+    A full disk does not: the first missing line causes a warning through `warn`.
     """
 
     def __init__(self, show: Callable[[Event], None]) -> None:
         self._show = show
-        self._over = False
+        self._over = self._warned = False
         self.stop: Callable[[], None] = lambda: None
+        self.warn: Callable[[str, str], None] = lambda message, remedy: say(f"{message} {remedy}", err=True)
 
     def __call__(self, event: Event) -> None:
         if self._over:
@@ -57,12 +59,18 @@ class Printing:
             self._show(event)
         except OSError as error:
             if error.errno not in {errno.EPIPE, errno.EIO, errno.EBADF}:
-                raise
+                self._warn_once(error)
+                return
             self._over = True
             # The buffered rest must not fail once more when the program ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if error.errno == errno.EPIPE:
                 self.stop()
+
+    def _warn_once(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True  # first: the warning is an event too
+            self.warn(f"The output is incomplete: {error.strerror}.", "Free its disk; the run continues.")
 
 
 @contextmanager
@@ -81,7 +89,9 @@ def stopping_on_signals(
             raise KeyboardInterrupt
         received.append(number)
         run.stop()
-        say(message, err=True)
+        # `2>&1 | tee LOG`: Ctrl-C has ended tee too, and an error raised here would end the run without a checkpoint.
+        with suppress(OSError):
+            say(message, err=True)
 
     def hang_up(number: int, _frame: FrameType | None) -> None:
         _let_go_of_terminal()

@@ -19,12 +19,13 @@ from ossconsole.cli.follow import (
     progress_bar,
     report_failures,
 )
-from ossconsole.cli.options import OpenTarget, Target, label_options, profile_options, readonly_option
+from ossconsole.cli.options import FiniteRange, OpenTarget, Target, label_options, profile_options, readonly_option
 from ossconsole.cli.output import say, say_json
 from ossconsole.cli.unattended import CommandWork
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.formats import SampleFormat
+from ossconsole.training.settings import MOST_SEED
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -57,19 +58,25 @@ _SHOWN = 10
 @click.option("--quality", type=click.IntRange(1, 100), help="image-jpeg only: the JPEG quality, 90 by default.")
 @click.option("--originals", is_flag=True, help="image-jpeg only: store the image files as they are.")
 @click.option("--keep-ratio", is_flag=True, help="image-u8 only: --size is the short side, without cropping.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of tensor-f32's random crops and flips.")
+@click.option(
+    "--seed",
+    type=click.IntRange(-MOST_SEED, MOST_SEED),
+    default=0,
+    show_default=True,
+    help="Seed of tensor-f32's random crops and flips.",
+)
 @click.option("--workers", type=click.IntRange(0, 256), default=0, help="Preparation processes; 0 = one per core.")
 @click.option("--parallelism", type=click.IntRange(1, 64), default=32, show_default=True, help="Parallel uploads.")
 @click.option(
     "--bandwidth",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=0.0,
     metavar="MB/S",
     help="Limit of the upload bandwidth; 0 = none.",
 )
 @click.option(
     "--val-split",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=FiniteRange(0, 1, max_open=True),
     default=0.0,
     metavar="SHARE",
     help="Store this share of each class as val/ when SRC has no validation images; --seed decides which.",
@@ -82,7 +89,7 @@ _SHOWN = 10
 @click.option(
     "--shards",
     "per_shard",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 10**9),
     default=0,
     metavar="N",
     help="Pack N samples into each tar shard; 0 = one object per sample.",

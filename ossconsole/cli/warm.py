@@ -9,7 +9,7 @@ import msgspec
 
 from ossconsole.cli.follow import emit, exit_code, finish, report_failures
 from ossconsole.cli.ls import folder_prefix, key_prefix
-from ossconsole.cli.options import Target, profile_options, reads_only
+from ossconsole.cli.options import FiniteRange, Target, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.endpoints import EndpointKind
 
@@ -25,9 +25,7 @@ _SHOWN = 10
     metavar="PREFIX",
     help="Read this folder, or every object whose key begins with PREFIX, not the dataset.",
 )
-@click.option(
-    "--bandwidth", type=click.FloatRange(0), default=0.0, metavar="MB/S", help="Limit of the reading; 0 = none."
-)
+@click.option("--bandwidth", type=FiniteRange(0), default=0.0, metavar="MB/S", help="Limit of the reading; 0 = none.")
 @click.option("--parallelism", type=click.IntRange(1, 64), default=32, show_default=True, help="Parallel reads.")
 @click.option("--again", is_flag=True, help="Also read what an earlier warm-up has read.")
 @click.option("--dry-run", is_flag=True, help="Show what would be read, and whether it fits, without reading.")

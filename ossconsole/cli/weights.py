@@ -11,6 +11,7 @@ import click
 from ossconsole.cli.options import Target, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import typed_path
 from ossconsole.config.text import counted, safe_text
 from ossconsole.training.settings import DEFAULT_MODEL, check_model
 
@@ -91,7 +92,7 @@ def read_named(checkpoint: str, model: str, store: ObjectStore | None) -> FoundC
     bucket = store
     if bucket is not None and not _is_file(checkpoint):
         return find_checkpoint(bucket, checkpoint, model, lambda uri: read_weights(fetch_uri(bucket, uri), uri))
-    path = Path(checkpoint).expanduser()
+    path = typed_path(checkpoint)
     try:
         return FoundCheckpoint(str(path), read_weights(path.read_bytes(), str(path)))
     except OSError as error:
@@ -100,7 +101,7 @@ def read_named(checkpoint: str, model: str, store: ObjectStore | None) -> FoundC
 
 def _is_file(checkpoint: str) -> bool:
     named = checkpoint in ("latest", "best") or "://" in checkpoint
-    return not named and Path(checkpoint).expanduser().exists()
+    return not named and typed_path(checkpoint).exists()
 
 
 def _wait(wait: Wait) -> None:

@@ -9,6 +9,7 @@ import codecs
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shlex
 import sqlite3
@@ -31,12 +32,12 @@ _APP = "ossconsole"
 
 def config_dir() -> Path:
     """The folder of profiles and connector configuration; it may be missing."""
-    return _absolute(os.environ.get(CONFIG_DIR_VARIABLE) or platformdirs.user_config_path(_APP))
+    return typed_path(os.environ.get(CONFIG_DIR_VARIABLE) or platformdirs.user_config_path(_APP)).absolute()
 
 
 def state_dir() -> Path:
     """The folder of run records, journals, logs and the sandbox's objects; it may be missing."""
-    return _absolute(os.environ.get(STATE_DIR_VARIABLE) or platformdirs.user_state_path(_APP))
+    return typed_path(os.environ.get(STATE_DIR_VARIABLE) or platformdirs.user_state_path(_APP)).absolute()
 
 
 def logs_dir() -> Path:
@@ -76,14 +77,24 @@ def exposure(folder: Path) -> str:
     return f"is writable for all users (mode {mode:04o})" if mode & stat.S_IWOTH else ""
 
 
-def _absolute(path: Path | str) -> Path:
+def typed_path(text: Path | str) -> Path:
+    """A path as a user types it, with `~` for a home folder; that of an unknown user stays as it is."""
     # Not Path.expanduser, which raises without a home folder: a later error message then names the path.
-    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
+    return Path(os.path.expanduser(text))  # noqa: PTH111
+
+
+def working_folder() -> Path:
+    """The working directory, or the home folder where it was deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return typed_path("~")
 
 
 APPEND = os.O_WRONLY | os.O_APPEND
 READ_WRITE = os.O_RDWR
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The errors of a write for which there is no space."""
 _IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -245,7 +256,7 @@ def write_remedy(path: Path, error: BaseException) -> str:
     variable = next((name for name, base in bases.items() if base in {path, *path.parents}), "")
     elsewhere = f"set {variable} to a folder" if variable else "select a folder"
     known = getattr(error, "errno", None)
-    if known in _FULL:
+    if known in FULL:
         return f"Free space on its disk, or {elsewhere} on another disk."
     if known in _IN_THE_WAY or isinstance(error, RuntimeError):
         return f"Move the file in its place away, or {elsewhere} elsewhere."
@@ -275,6 +286,15 @@ def _regular_mode(descriptor: int) -> int:
 
 
 T = TypeVar("T")
+
+
+def encode_json(value: object) -> bytes:
+    """`value` as a JSON document that `decode_json` can read: bytes of a file name that are not UTF-8 become "?"."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:  # such names have lone surrogates, which JSON cannot represent
+        text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        return msgspec.json.encode(json.loads(text.encode(errors="replace")))
 
 
 def decode_json(data: bytes | str, kind: type[T] | Any = Any) -> T:

@@ -58,7 +58,10 @@ class MetadataService:
 
     def role(self) -> str:
         """The name of the RAM role attached to the instance."""
-        return self.get("ram/security-credentials/").strip().splitlines()[0]
+        attached = self.get("ram/security-credentials/").split()
+        if not attached:
+            raise MetadataError("The metadata service names no RAM role.", remedy=_ROLE_REMEDY)
+        return attached[0]
 
     def credentials(self, role: str = "") -> Credentials:
         """The role's current temporary credentials; by default of the attached role."""
@@ -98,11 +101,15 @@ class MetadataService:
             connection.request(method, path, headers=headers)
             response = connection.getresponse()
             body = response.read().decode("utf-8", "replace")
+        except ValueError:  # without the cause: it quotes the reply to the request for a token
+            raise MetadataError(
+                f"{self.url} is not the metadata service: its token cannot be sent.", remedy=_NO_ECS_REMEDY
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
             raise MetadataError(
                 f"No answer from the metadata service {self.url}: {reason}.",
-                remedy="It answers on an ECS instance only; elsewhere enter an AccessKey.",
+                remedy=_NO_ECS_REMEDY,
             ) from error
         finally:
             connection.close()
@@ -113,3 +120,4 @@ class MetadataService:
 
 
 _ROLE_REMEDY = "Attach a RAM role with access to the bucket to the instance, in the ECS console."
+_NO_ECS_REMEDY = "It answers on an ECS instance only; elsewhere enter an AccessKey."

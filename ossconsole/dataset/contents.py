@@ -19,6 +19,7 @@ from ossconsole.storage.checkpoints.inspect import (
     SHARDED_NAME,
     CheckpointError,
     CheckpointInfo,
+    Readable,
     inspect_checkpoint,
 )
 from ossconsole.storage.checkpoints.safetensors_header import is_safetensors
@@ -238,22 +239,22 @@ class UnreadableContent:
 Content = CheckpointInfo | Manifest | ImageContent | TextContent | BytesContent | UnreadableContent
 
 
-def read_content(store: ObjectStore, info: ObjectInfo, index: ManifestIndex | None = None) -> Content:
-    """The content of `info`'s object, from at most 64 KiB, or all of a sample or manifest. Raises StorageError."""
+def read_content(files: Readable, info: ObjectInfo, index: ManifestIndex | None = None) -> Content:
+    """What an object or a file contains, from at most 64 KiB, or all of a sample or manifest. Raises ConsoleError."""
     if info.size == 0:
-        return UnreadableContent("The object is empty.")
+        return UnreadableContent("It is empty.")
     if info.storage_class in ARCHIVED and 'ongoing-request="false"' not in info.headers.get("x-oss-restore", ""):
         return UnreadableContent(f"The object is archived ({info.storage_class}): restore it to read it.")
     sample = index.find(info.key) if index else None
     if index and sample:
-        return _known_sample(store, info, index, sample)
+        return _known_sample(files, info, index, sample)
     binary = info.key.endswith(_BINARY_SUFFIXES)
-    head = store.get_range(info.key, 0, _SNIFF_BYTES if binary else PREVIEW_BYTES)
+    head = files.get_range(info.key, 0, _SNIFF_BYTES if binary else PREVIEW_BYTES)
     if head.startswith((_ZIP_MAGIC, _LEGACY_TORCH_MAGIC)) or _has_tensor_index(info, head):
-        return _checkpoint(store, info, head)
+        return _checkpoint(files, info, head)
     if head.startswith(_IMAGE_MAGIC):
         return _image(head, info.size)
-    return _sample(store, info, binary=binary) or _manifest(store, info, head) or _text_or_bytes(head, info, binary)
+    return _sample(files, info, binary=binary) or _manifest(files, info, head) or _text_or_bytes(head, info, binary)
 
 
 def read_folder(store: ObjectStore, prefix: str) -> CheckpointInfo | None:
@@ -279,19 +280,19 @@ def _has_tensor_index(info: ObjectInfo, head: bytes) -> bool:
     )
 
 
-def _checkpoint(store: ObjectStore, info: ObjectInfo, head: bytes) -> Content:
+def _checkpoint(files: Readable, info: ObjectInfo, head: bytes) -> Content:
     try:
-        return inspect_checkpoint(store, info.key, info.size)
+        return inspect_checkpoint(files, info.key, info.size)
     except CheckpointError as error:
         return BytesContent(head, str(error))
 
 
-def _sample(store: ObjectStore, info: ObjectInfo, *, binary: bool) -> Content | None:
+def _sample(files: Readable, info: ObjectInfo, *, binary: bool) -> Content | None:
     fits = any(square_side(fmt, info.size) for fmt in _BARE_FORMATS)
     if not binary or info.size > MAX_SAMPLE_BYTES or not fits:
         return None
     folder = info.key.rpartition("/")[0].rpartition("/")[2]
-    return ImageContent(guess_sample(info.key, store.get(info.key)), folder)
+    return ImageContent(guess_sample(info.key, files.get(info.key)), folder)
 
 
 _SUBFOLDER_TRIES = 3  # objects, until one is an image
@@ -323,23 +324,23 @@ def folder_images(
     return [image for image in found if image is not None][:limit]
 
 
-def _known_sample(store: ObjectStore, info: ObjectInfo, index: ManifestIndex, sample: Sample) -> Content:
+def _known_sample(files: Readable, info: ObjectInfo, index: ManifestIndex, sample: Sample) -> Content:
     label = index.label(sample)
     expected = index.manifest.sample_bytes(sample)
     if info.size != expected:
         shape = f"{sample.height} x {sample.width} " if sample.height else ""
         note = f"The manifest expects {expected:,} bytes ({shape}{index.manifest.format})."
-        return BytesContent(store.get_range(info.key, 0, _SNIFF_BYTES), f"{note} The object has {info.size:,}.")
+        return BytesContent(files.get_range(info.key, 0, _SNIFF_BYTES), f"{note} The object has {info.size:,}.")
     if index.manifest.format.encoded:
-        return _encoded_sample(store, info, label)
-    data = store.get(info.key)
+        return _encoded_sample(files, info, label)
+    data = files.get(info.key)
     image = show_sample(index.manifest.format, data, sample.height, sample.width, basis="by the manifest")
     return ImageContent(image, label)
 
 
-def _encoded_sample(store: ObjectStore, info: ObjectInfo, label: str) -> Content:
+def _encoded_sample(files: Readable, info: ObjectInfo, label: str) -> Content:
     is_whole = info.size <= MAX_ENCODED_BYTES
-    data = store.get(info.key) if is_whole else store.get_range(info.key, 0, PREVIEW_BYTES)
+    data = files.get(info.key) if is_whole else files.get_range(info.key, 0, PREVIEW_BYTES)
     try:
         return ImageContent(replace(show_image(data, is_whole=is_whole), basis="by the manifest"), label)
     except ConsoleError as error:
@@ -353,10 +354,10 @@ def _image(head: bytes, size: int) -> Content:
         return BytesContent(head, str(error))
 
 
-def _manifest(store: ObjectStore, info: ObjectInfo, head: bytes) -> Content | None:
+def _manifest(files: Readable, info: ObjectInfo, head: bytes) -> Content | None:
     if info.key.rpartition("/")[2] != MANIFEST_NAME or info.size > MAX_MANIFEST_BYTES:
         return None
-    data = head if len(head) == info.size else store.get(info.key)
+    data = head if len(head) == info.size else files.get(info.key)
     try:
         manifest: Manifest = decode_json(data, Manifest)
         check_manifest(manifest, info.key)

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import decode_json
+from ossconsole.config.files import decode_json, typed_path
 
 VAL_LABELS_NAME = "ILSVRC2012_val_labels.json"
 """The tutorial's file of validation labels: image file name to WordNet ID."""
@@ -122,7 +122,7 @@ def _find(
 def read_label_file(path: Path) -> bytes | None:
     """The file's content, None where it does not exist. Raises ConsoleError."""
     try:
-        with path.expanduser().open("rb") as file:
+        with typed_path(path).open("rb") as file:
             data = file.read(MAX_LABEL_FILE_BYTES + 1)
     except FileNotFoundError:
         return None

@@ -160,7 +160,8 @@ class Index:
                 raise OssError("FileAlreadyExists", fields={"ObjectName": stored.key})
             latest = self.versions.latest(bucket, stored.key) if self.versions.kept(bucket) else None
             self._replace(bucket, stored)
-            if latest is not None and latest.blob == stored.blob:  # appended in place
+            if latest is not None and latest.type == stored.type == "Appendable":
+                # The page of AppendObject: "OSS does not create previous versions for this Appendable object."
                 self.versions.change(bucket, stored, latest.id)
             elif self.versions.kept(bucket):
                 dropped = self.versions.add(bucket, stored)

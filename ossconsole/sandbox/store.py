@@ -53,7 +53,7 @@ class SandboxStore:
         with contextlib.ExitStack() as opened:
             self.blobs = opened.enter_context(contextlib.closing(BlobStore(directory)))
             self.index = opened.enter_context(contextlib.closing(Index(directory / INDEX_NAME)))
-            self.blobs.remove(self.blobs.all() - self.index.blob_ids())
+            self._drop(self.blobs.all() - self.index.blob_ids())
             self.buckets = {bucket.name: bucket for bucket in self.index.buckets()}
             opened.pop_all()
 
@@ -158,6 +158,25 @@ class SandboxStore:
 
         Raises PositionNotEqualToLength, ObjectNotAppendable.
         """
+        try:
+            found = self._appendable(bucket, key, position)
+        except BaseException:
+            data.discard()
+            raise
+        whole = added = data.finish()
+        if found is not None:
+            try:
+                whole = self.blobs.append(Blob(found.blob, found.size, "", found.crc64), added)
+            finally:
+                self._drop([added.id])
+        etag = hashlib.md5(f"{whole.crc64}-{whole.size}".encode(), usedforsecurity=False).hexdigest().upper()
+        attributes = found.attributes if found else attributes
+        stored = StoredObject(key, whole.id, whole.size, etag, whole.crc64, self._clock(), "Appendable", attributes)
+        self._put(bucket, stored)
+        return stored
+
+    def _appendable(self, bucket: str, key: str, position: int) -> StoredObject | None:
+        """The object that bytes may be appended to at `position`, None for a new one."""
         self.bucket(bucket)
         self._check_mutable(bucket, key)
         found = self.index.get(bucket, key)
@@ -170,17 +189,7 @@ class SandboxStore:
                 fields={"ObjectName": key},
                 headers={"x-oss-next-append-position": str(length)},
             )
-        added = data.finish()
-        if found is None:
-            whole = added
-        else:
-            whole = self.blobs.append(Blob(found.blob, found.size, "", found.crc64), added)
-            self.blobs.remove([added.id])
-        etag = hashlib.md5(f"{whole.crc64}-{whole.size}".encode(), usedforsecurity=False).hexdigest().upper()
-        attributes = found.attributes if found else attributes
-        stored = StoredObject(key, whole.id, whole.size, etag, whole.crc64, self._clock(), "Appendable", attributes)
-        self._put(bucket, stored)
-        return stored
+        return found
 
     def delete(self, bucket: str, keys: Iterable[str]) -> None:
         """Deletes the objects that exist; with versioning adds delete markers. Raises NoSuchBucket, FileImmutable."""
@@ -188,7 +197,7 @@ class SandboxStore:
         names = list(keys)
         for key in names:
             self._check_mutable(bucket, key)
-        self.blobs.remove(self.index.delete(bucket, names, self._clock()))
+        self._drop(self.index.delete(bucket, names, self._clock()))
 
     def delete_version(self, bucket: str, key: str, version_id: str) -> bool:
         """Deletes a version permanently; True when it was a delete marker. One that does not exist is no error.
@@ -204,7 +213,7 @@ class SandboxStore:
             check_version_id(version_id)
             return False
         self._check_mutable(bucket, key)
-        self.blobs.remove(self.index.delete_version(bucket, key, version_id))
+        self._drop(self.index.delete_version(bucket, key, version_id))
         return found.is_marker
 
     def archived(self, stored: StoredObject) -> bool:
@@ -262,13 +271,15 @@ class SandboxStore:
         return upload
 
     def put_part(self, bucket: str, key: str, upload_id: str, number: int, blob: Blob) -> Part:
-        """Adds a part. Raises NoSuchUpload, after removing the blob."""
+        """Adds a part. Raises NoSuchUpload, also while the upload is being completed, after removing the blob."""
         part = Part(number, blob, self._clock())
         try:
-            self.blobs.remove(self.index.put_part(bucket, key, upload_id, part))
-        except OssError:
-            self.blobs.remove([blob.id])
+            self._check_open(upload_id)
+            dropped = self.index.put_part(bucket, key, upload_id, part)
+        except BaseException:
+            self._drop([blob.id])
             raise
+        self._drop(dropped)
         return part
 
     async def complete(
@@ -280,8 +291,7 @@ class SandboxStore:
         """
         upload = self.index.upload(bucket, key, upload_id)
         parts = _selected(self.index.parts(upload_id), wanted)
-        if upload_id in self._completing:
-            raise OssError("NoSuchUpload", fields={"UploadId": upload_id})
+        self._check_open(upload_id)
         self._completing.add(upload_id)
         try:
             blob = await asyncio.to_thread(self.blobs.join, [(part.blob.id, 0, part.blob.size) for part in parts])
@@ -298,19 +308,32 @@ class SandboxStore:
 
     def abort(self, bucket: str, key: str, upload_id: str) -> None:
         """Raises NoSuchUpload, also while the upload is being completed."""
+        self._check_open(upload_id)
+        self._drop(self.index.delete_upload(bucket, key, upload_id))
+
+    def _check_open(self, upload_id: str) -> None:
+        """Raises NoSuchUpload for an upload that is being completed: its parts are being read."""
         if upload_id in self._completing:
             raise OssError("NoSuchUpload", fields={"UploadId": upload_id})
-        self.blobs.remove(self.index.delete_upload(bucket, key, upload_id))
 
     def _put(self, bucket: str, stored: StoredObject, *, completes: str = "", forbid: bool = False) -> None:
         try:
             self.bucket(bucket)
             self._check_mutable(bucket, stored.key)
             dropped = self.index.put(bucket, stored, completes=completes, forbid_overwrite=forbid)
-        except OssError:
-            self.blobs.remove([stored.blob])
+        except BaseException:
+            present = self.index.get(bucket, stored.key)
+            if present is None or present.blob != stored.blob:  # else it was appended to in place
+                self._drop([stored.blob])
             raise
-        self.blobs.remove(dropped)
+        self._drop(dropped)
+
+    def _drop(self, blob_ids: Iterable[str]) -> None:
+        """Removes blobs that no row names. The change has taken effect: a full disk must not make it an error."""
+        try:
+            self.blobs.remove(blob_ids)
+        except OSError as error:
+            log.warning("Blobs could not be removed (%s); the next start removes them.", error)
 
 
 def _etag(attributes: Attributes, usual: str) -> str:

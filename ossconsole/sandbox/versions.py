@@ -145,10 +145,11 @@ class Versions:
         )
 
     def change(self, bucket: str, stored: StoredObject, version_id: str) -> None:
-        """Replaces what is known of a version; its blob stays."""
-        content = (stored.size, stored.etag, stored.modified, msgspec.json.encode(stored))
+        """Replaces what is known of a version."""
+        content = (stored.blob, stored.size, stored.etag, stored.modified, msgspec.json.encode(stored))
         self._db.execute(
-            "UPDATE versions SET size = ?, etag = ?, modified = ?, details = ? WHERE bucket = ? AND key = ? AND id = ?",
+            "UPDATE versions SET blob = ?, size = ?, etag = ?, modified = ?, details = ? "
+            "WHERE bucket = ? AND key = ? AND id = ?",
             (*content, bucket, stored.key.encode(), version_id),
         )
 

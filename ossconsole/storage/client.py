@@ -30,13 +30,13 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from ossconsole.config.credentials import Credentials, CredentialSource
 from ossconsole.config.endpoints import EndpointKind, request_url, sdk_endpoint
-from ossconsole.config.errors import SettingsError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.proxies import ca_bundle, mask_proxy, proxies_for, proxy_of
 from ossconsole.config.text import counted
 from ossconsole.storage.bodies import read_whole
 from ossconsole.storage.copying import copy_object
-from ossconsole.storage.errors import StorageError, malformed, translate
+from ossconsole.storage.errors import NO_CREDENTIALS, StorageError, malformed, translate
 from ossconsole.storage.objects import BucketSummary, ListPage, ObjectInfo, ObjectSummary, PutResult, read_page
 from ossconsole.storage.retry import DEFAULT_RETRY, Pause, RetryPolicy, Wait, WaitNotes
 
@@ -458,6 +458,9 @@ class _OssCredentials:
         self._source = source
 
     def get_credentials(self) -> Any:
-        found: Credentials = self._source()
+        try:
+            found: Credentials = self._source()
+        except ConsoleError as error:
+            raise StorageError(error.message, remedy=error.remedy, code=NO_CREDENTIALS) from error
         token = found.security_token.reveal() if found.security_token else None
         return oss2.credentials.Credentials(found.access_key_id, found.access_key_secret.reveal(), token)

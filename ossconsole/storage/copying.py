@@ -85,11 +85,14 @@ def copy_object(
     if source.size >= COPY_WHOLE_BELOW:
         _copy_parts(store, source, target, headers, {} if replace else _FORBID, progress)
         return
-    store.call(
+    headers |= {} if replace else _FORBID
+    _call_once(
+        store,
         f"copying {store.uri(safe_text(source.key))} to {store.uri(safe_text(target))}",
-        lambda: store.sdk.copy_object(
-            store.sdk.bucket_name, source.key, target, headers=headers | ({} if replace else _FORBID)
-        ),
+        lambda: store.sdk.copy_object(store.sdk.bucket_name, source.key, target, headers=headers),
+        source.key,
+        target,
+        refusal="FileAlreadyExists",
     )
 
 
@@ -121,13 +124,8 @@ def _copy_parts(  # noqa: PLR0917
             )
             parts.append(oss2.models.PartInfo(number, part.etag))
         progress(info.size)
-        _complete(
-            store,
-            action,
-            target,
-            info,
-            functools.partial(sdk.complete_multipart_upload, target, upload, parts, headers=forbid),
-        )
+        complete = functools.partial(sdk.complete_multipart_upload, target, upload, parts, headers=forbid)
+        _call_once(store, action, complete, source.key, target, refusal="NoSuchUpload")
     except BaseException:
         _abort(store, action, target, upload)
         raise
@@ -144,12 +142,28 @@ def _described(store: CopyStore, info: ObjectInfo) -> dict[str, str]:
     return headers
 
 
-def _complete(store: CopyStore, action: str, target: str, info: ObjectInfo, complete: Callable[[], Any]) -> None:
+def _call_once(
+    store: CopyStore, action: str, request: Callable[[], Any], source: str, target: str, *, refusal: str
+) -> None:
+    """Makes a copy with a request that cannot be repeated.
+
+    Where it took effect and its answer was lost, OSS refuses the retry with the code `refusal`, and the target has the
+    content of the source. Raises StorageError.
+    """
+    attempts = 0
+
+    def attempt() -> None:
+        nonlocal attempts
+        attempts += 1
+        request()
+
     try:
-        store.call(action, complete)
+        store.call(action, attempt)
     except StorageError as error:
-        # The answer to an earlier attempt may have been lost: then the upload has ended and the object exists.
-        if error.code != "NoSuchUpload" or store.head(target).crc64 != info.crc64:
+        if error.code != refusal or attempts == 1:
+            raise
+        wanted, found = store.head(source), store.head(target)
+        if (wanted.size, wanted.crc64) != (found.size, found.crc64):
             raise
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 ALREADY_EXISTS = (
     "Use another name, or delete the object first: the request, or an overwrite rule of the bucket, keeps what exists."
 )
+NO_CREDENTIALS = "NoCredentials"
+"""The code of a request that was not sent, because its source had no credentials for it."""
+
 _REMEDIES = {
     "SignatureDoesNotMatch": "The AccessKey secret is wrong: check it on the Setup screen or in OSS_ACCESS_KEY_SECRET.",
     "InvalidAccessKeyId": "The AccessKey ID does not exist: check it on the Setup screen or in OSS_ACCESS_KEY_ID.",

@@ -130,14 +130,6 @@ class ResumableUpload:
                 raise
         self._forget()
 
-    def abort(self) -> None:
-        """Ends the upload and frees its parts. Raises StorageError."""
-        self._forget()
-        self._store.call(
-            f"aborting the upload of {self._store.uri(safe_text(self.key))}",
-            lambda: self._store.sdk.abort_multipart_upload(self.key, self._memory.upload_id),
-        )
-
     def close(self) -> None:
         """Closes the file; an upload that is not complete can be resumed."""
         os.close(self._fd)
@@ -216,7 +208,12 @@ def list_uploads(store: ObjectStore, prefix: str = "") -> Iterator[UnfinishedUpl
             ),
         )
         for upload in page.upload_list:
-            sizes = [part.size for part in _list_parts(store, upload.key, upload.upload_id)]
+            try:
+                sizes = [part.size for part in _list_parts(store, upload.key, upload.upload_id)]
+            except StorageError as error:
+                if error.code != _NO_SUCH_UPLOAD:
+                    raise
+                continue  # it has ended since the listing
             yield UnfinishedUpload(upload.key, upload.upload_id, upload.initiation_date, len(sizes), sum(sizes))
         if not page.is_truncated:
             return
@@ -224,11 +221,15 @@ def list_uploads(store: ObjectStore, prefix: str = "") -> Iterator[UnfinishedUpl
 
 
 def abort_upload(store: ObjectStore, upload: UnfinishedUpload) -> None:
-    """Ends the upload and frees its parts. Raises StorageError."""
-    store.call(
-        f"aborting an upload of {store.uri(safe_text(upload.key))}",
-        lambda: store.sdk.abort_multipart_upload(upload.key, upload.upload_id),
-    )
+    """Ends the upload and frees its parts; it may have ended meanwhile. Raises StorageError."""
+    try:
+        store.call(
+            f"aborting an upload of {store.uri(safe_text(upload.key))}",
+            lambda: store.sdk.abort_multipart_upload(upload.key, upload.upload_id),
+        )
+    except StorageError as error:
+        if error.code != _NO_SUCH_UPLOAD:
+            raise
 
 
 def _list_parts(store: ObjectStore, key: str, upload_id: str) -> Iterator[oss2.models.PartInfo]:

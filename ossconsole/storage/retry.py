@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 import tenacity
 
-from ossconsole.storage.errors import StorageError
+from ossconsole.storage.errors import NO_CREDENTIALS, StorageError
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     No answer, 5xx and damaged replies: `attempts` in all. Throttling (HTTP 429 and 503) does not count as an attempt:
     its waits may add up to `patience_s` seconds. A wait doubles from `first_wait_s` to `longest_wait_s`, half of it
-    random; it is longer where OSS requests more.
+    random; it is longer where OSS requests more, and where that is more than `patience_s` the request has failed.
     """
 
     attempts: int = 4
@@ -80,6 +80,7 @@ NO_RETRY = RetryPolicy(attempts=1, patience_s=0)
 # Refusals that every other request would meet too.
 _FATAL_CODES = frozenset(
     {
+        NO_CREDENTIALS,
         "InvalidAccessKeyId",
         "InvalidSecurityToken",
         "NoSuchBucket",
@@ -155,7 +156,7 @@ class _Attempts:
             self._waited_s += state.upcoming_sleep
             return self._waited_s > self._policy.patience_s
         self._failures += 1
-        return self._failures >= self._policy.attempts
+        return self._failures >= self._policy.attempts or self.error.delay_s > self._policy.patience_s
 
 
 def backoff(policy: RetryPolicy) -> tenacity.wait.wait_base:

@@ -144,7 +144,7 @@ def _idle(view: RunView, now: float) -> Diagnosis | None:
         return Diagnosis(Bottleneck.NONE, str(view.state), _STATE_ADVICE[view.state])
     silent = view.stalled_s(now)
     if silent is not None:
-        return Diagnosis(Bottleneck.NONE, f"no step for {silent:.0f} s", f"the {view.endpoint} endpoint may not answer")
+        return Diagnosis(Bottleneck.NONE, f"no step for {silent:.0f} s", _silence(view))
     if view.settling is not None:
         passed, needed = view.settling
         return Diagnosis(
@@ -153,6 +153,14 @@ def _idle(view: RunView, now: float) -> Diagnosis | None:
             f"prefetched batches are not counted: {passed} of {needed}",
         )
     return None
+
+
+def _silence(view: RunView) -> str:
+    """Why no step may have ended for so long."""
+    if view.endpoint is not None:
+        return f"the {view.endpoint} endpoint may not answer"
+    loader = view.run.loader if view.run is not None else ""
+    return f"{loader or 'the loader'} may give no batch, or the script does other work, such as a validation"
 
 
 _HOST_ADVICE = "a larger batch, --compile or less work for the CPU would help; faster reading would not"

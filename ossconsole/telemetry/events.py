@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.files import encode_json
 from ossconsole.config.text import StrEnum, counted, safe_text
 from ossconsole.telemetry.compare import ComparisonReport
 from ossconsole.telemetry.format_gain import FormatGain
@@ -352,13 +353,12 @@ Event: TypeAlias = (
     | Summary
 )
 
-_encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 def encode(event: Event) -> bytes:
     """The event as one JSON object without the line end."""
-    return _encoder.encode(event)
+    return encode_json(event)
 
 
 def decode(line: bytes | str) -> Event:

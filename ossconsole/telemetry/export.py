@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TextIO
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import reason
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event
 from ossconsole.telemetry.runs import read_events
 
-STEP_COLUMNS = (*events.Step.__struct_fields__, "wait_fraction")
+STEP_COLUMNS = (*(name for name in events.Step.__struct_fields__ if name != "logged"), "wait_fraction")
 EPOCH_COLUMNS = tuple(name for name in events.Epoch.__struct_fields__ if name != "class_top1")  # a table, not a number
 _STEP_SCALARS = {
     "train/loss": "loss",
@@ -34,21 +35,31 @@ _EPOCH_SCALARS = {"epoch/train_loss": "train_loss", "val/loss": "val_loss", "val
 def export_csv(record: Path, steps: Path) -> Sequence[Path]:
     """Writes one row per step into `steps`, one row per epoch into `<name>-epochs.csv` beside it; returns the paths.
 
-    An unknown value (a diverged loss) is an empty field. Raises ConsoleError.
+    An unknown value (a diverged loss) is an empty field. Figures that a script logged are the last columns of the
+    steps, as "logged.NAME". Raises ConsoleError.
     """
     epochs = steps.with_name(f"{steps.stem}-epochs{steps.suffix}")
     for path, kind, columns in ((steps, events.Step, STEP_COLUMNS), (epochs, events.Epoch, EPOCH_COLUMNS)):
         with _whole(path) as file:
-            write_csv((event for event in read_events(record) if isinstance(event, kind)), columns, file)
+            logged = _logged_names(record) if kind is events.Step else ()
+            write_csv((event for event in read_events(record) if isinstance(event, kind)), columns, file, logged)
     return [steps, epochs]
 
 
-def write_csv(rows: Iterable[Event], columns: Sequence[str], file: TextIO) -> None:
-    """Writes a header, then one row per event."""
+def _logged_names(record: Path) -> Sequence[str]:
+    """The names of what a script logged, in the order of their first steps."""
+    return tuple(
+        {name: None for event in read_events(record) if isinstance(event, events.Step) for name in event.logged}
+    )
+
+
+def write_csv(rows: Iterable[Event], columns: Sequence[str], file: TextIO, logged: Sequence[str] = ()) -> None:
+    """Writes a header, then one row per event: its attributes `columns`, then of a step the figures `logged`."""
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow([*columns, *(f"logged.{name}" for name in logged)])
     for event in rows:
-        writer.writerow([getattr(event, column) for column in columns])
+        others = event.logged if isinstance(event, events.Step) else {}
+        writer.writerow([*(getattr(event, column) for column in columns), *(others.get(name) for name in logged)])
 
 
 def export_json(record: Path, target: Path) -> Path:
@@ -126,6 +137,7 @@ class TensorBoardFolder:
 def _scalars(event: Event) -> Iterator[tuple[str, float | None]]:
     if isinstance(event, events.Step):
         yield from ((tag, getattr(event, name)) for tag, name in _STEP_SCALARS.items())
+        yield from ((f"logged/{name}", value) for name, value in event.logged.items())
     elif isinstance(event, events.Epoch):
         yield from ((tag, getattr(event, name)) for tag, name in _EPOCH_SCALARS.items())
     elif isinstance(event, events.Telemetry):
@@ -138,17 +150,27 @@ def _scalars(event: Event) -> Iterator[tuple[str, float | None]]:
 
 @contextlib.contextmanager
 def _whole(target: Path) -> Iterator[TextIO]:
-    """A file that is renamed to `target` when it is complete. Raises ConsoleError."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    """A file that is renamed to `target` when it is complete; a pipe or a device is written directly.
+
+    A symbolic link is followed, so that its target is replaced. Raises ConsoleError.
+    """
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        part.replace(target)
+        real = Path(os.path.realpath(target))
+        if real.exists() and not real.is_file():
+            with real.open("w", encoding="utf-8", newline="") as file:
+                yield file
+            return
+        part = real.with_name(f".ossconsole-{os.getpid()}.part")
+        try:
+            with part.open("w", encoding="utf-8", newline="") as file:
+                yield file
+            part.replace(real)
+        finally:
+            with contextlib.suppress(OSError):  # it was renamed, or could not be created
+                part.unlink()
     except OSError as error:
         raise _unwritable(target, error) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _unwritable(target: Path, error: OSError) -> ConsoleError:
-    return ConsoleError(f"{target} cannot be written: {error.strerror}.", remedy="Give another path with --output.")
+    return ConsoleError(f"{target} cannot be written: {reason(error)}.", remedy="Give another path with --output.")

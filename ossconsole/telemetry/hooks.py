@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ import msgspec
 
 from ossconsole.config.credentials import without_credentials
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.files import encode_json
 from ossconsole.config.text import StrEnum
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
@@ -81,7 +83,9 @@ class EventHook:
         self._thread.start()
 
     def __call__(self, event: Event) -> None:
-        """Takes one event."""
+        """Takes one event. Samples of the machine, which come every second whatever the run does, are left out."""
+        if isinstance(event, events.Telemetry):
+            return
         with self._lock:
             self._heard = self._clock()
             self._stalled = False
@@ -140,22 +144,26 @@ class EventHook:
 
     def _execute(self, notice: Notice) -> None:
         try:
-            done = subprocess.run(  # noqa: S603 - the user's own command
-                self._command,
-                input=msgspec.json.encode(notice),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=without_credentials(),
-                timeout=_TIMEOUT_S,
-                check=False,
-            )
+            # Not a pipe, which a process that the command leaves in the background holds open; and no disk, which may
+            # be full.
+            with os.fdopen(os.memfd_create("on-event"), "w+b") as errors:
+                done = subprocess.run(  # noqa: S603 - the user's own command
+                    self._command,
+                    input=encode_json(notice),
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    env=without_credentials(),
+                    timeout=_TIMEOUT_S,
+                    check=False,
+                )
+                errors.seek(0)
+                said = errors.read().decode(errors="replace").strip().splitlines()
         except OSError as error:
             self._report(f"it could not be started: {error.strerror}")
         except subprocess.TimeoutExpired:
             self._report(f"it did not end within {_TIMEOUT_S:.0f} s")
         else:
             if done.returncode:
-                said = done.stderr.decode(errors="replace").strip().splitlines()
                 self._report(f"exit code {done.returncode}{f', {said[-1][:200]}' if said else ''}")
 
     def _report(self, problem: str) -> None:

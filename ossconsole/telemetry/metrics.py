@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import logging
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
@@ -12,6 +14,8 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.samples import GpuSample
+
+log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 """Only programs of this machine can read the metrics."""
@@ -157,6 +161,16 @@ def _gpu_labels(gpu: GpuSample) -> Labels:
     return known if gpu.mig is None else (*known, ("mig", str(gpu.mig)))
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
+        """A client that is gone gets no answer, and no traceback on the terminal."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            log.error("A request for the metrics failed", exc_info=error)
+
+
 class MetricsServer:
     """Serves `/metrics` on loopback from its creation until `close`."""
 
@@ -180,12 +194,11 @@ class MetricsServer:
                 """Nothing on the terminal."""
 
         try:
-            self._server = http.server.ThreadingHTTPServer((HOST, port), Handler)
+            self._server = _Server((HOST, port), Handler)
         except OSError as error:
             raise ConsoleError(
                 f"Port {port} of {HOST} cannot be opened: {error.strerror}.", remedy="Give another --metrics-port."
             ) from error
-        self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from ossconsole.config.files import read_private, write_private
+from ossconsole.config.files import encode_json, read_private, write_private
 from ossconsole.telemetry.runs import SUFFIX, RecordError
 
 _SUFFIX = ".predictions.json"
@@ -67,7 +67,7 @@ def predictions_path(record: Path) -> Path:
 def save_predictions(record: Path, found: Evaluation) -> Path:
     """Writes the predictions of the run, in place of earlier ones; returns the path. Raises ConsoleError."""
     path = predictions_path(record)
-    write_private(path, msgspec.json.encode(found))
+    write_private(path, encode_json(found))
     return path
 
 

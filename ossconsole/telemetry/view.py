@@ -101,7 +101,8 @@ class RunView:
         if isinstance(event, events.Telemetry):
             self._apply_telemetry(event)
             return
-        self.last_time = max(event.time, self.last_time or event.time)
+        if not isinstance(event, events.LoaderWorkers):  # these come while no step ends, too
+            self.last_time = max(event.time, self.last_time or event.time)
         self.measurement.apply(event)
         match event:
             case events.Step():
@@ -169,8 +170,8 @@ class RunView:
             self._plot("top1", event.time, event.top1 * 100)
 
     def _apply_telemetry(self, event: events.Telemetry) -> None:
-        if self.telemetry is not None and event.time <= self.telemetry.time:
-            return
+        if self.telemetry is not None and event.time == self.telemetry.time:
+            return  # seen before; an earlier time is that of a clock that was set back
         self.telemetry = event
         for gpu in event.gpus:
             name = f"gpu{gpu.index}" if gpu.mig is None else f"gpu{gpu.index}.{gpu.mig}"

@@ -65,7 +65,7 @@ class Controls:
         self._not_paused.set()
         self.on_stop()
 
-    def wait_while_paused(self, timeout_s: float | None = None) -> None:
+    def wait_while_paused(self, timeout_s: float) -> None:
         """Returns when the run is resumed or stopped, or after `timeout_s`."""
         self._not_paused.wait(timeout_s)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.diagnosis import final_advice
 from ossconsole.telemetry.events import RunState
@@ -32,8 +33,9 @@ from ossconsole.training.plan import Plan, Split
 
 log = logging.getLogger(__name__)
 
-_PAUSED_POLL_S = 0.5  # how often the ranks of a paused run synchronise
+_PAUSED_POLL_S = 0.5  # how often the ranks of a paused run synchronise, and requests are carried out
 _RANKS_EVERY_S = 10.0
+_UNUSABLE = 16  # samples in a row that are skipped; the last batch of an epoch may be a single one
 _RATE_STEPS = 10  # steps over which the samples/s of a step are averaged
 
 
@@ -141,6 +143,27 @@ class StepReports:
             raise DivergedError(
                 f"The loss of step {done.step} is not a finite number; the run has diverged.",
                 remedy=f"{again} with a lower --learning-rate than {done.lr:g}.",
+            )
+
+
+class UnusableSamples:
+    """Counts samples in a row that cannot be used, in the same way on all ranks, in a training set of `samples`."""
+
+    def __init__(self, samples: int) -> None:
+        self._most = min(_UNUSABLE, samples)
+        self._before = 0
+
+    def check(self, decision: StepDecision, batch: Batch) -> None:
+        """Raises ConsoleError where the dataset itself seems unusable; `batch` is this rank's."""
+        if decision.samples:
+            self._before = decision.skipped
+            return
+        count = decision.skipped - self._before
+        if count >= self._most:
+            last = f" The last one is {batch.bad[-1].key}: {batch.bad[-1].reason}." if batch.bad else ""
+            raise ConsoleError(
+                f"{counted(count, 'sample')} in a row cannot be used.{last}",
+                remedy="Upload the dataset again with `ossconsole upload`.",
             )
 
 
@@ -350,22 +373,24 @@ class UserRequests:
     checkpointer: Checkpointer
 
     def apply(self) -> None:
-        """Carries out the pending requests while the only rank of a run cannot get a batch."""
+        """Carries out the requests while the only rank of a run cannot get a batch, until the end of any pause."""
         controls = self.context.controls
-        if controls.pop_checkpoint_request():
-            self.checkpointer.save_on_request()
-        if (lr := controls.pop_lr()) is not None:
-            self.parts.trainer.set_peak_lr(lr)
-        if controls.paused:
+        while True:
+            if controls.pop_checkpoint_request():
+                self.checkpointer.save_on_request()
+            if (lr := controls.pop_lr()) is not None:
+                self.parts.trainer.set_peak_lr(lr)
+            if not controls.paused:
+                return
             self.wait_while_paused()
 
     def wait_while_paused(self) -> None:
-        """Blocks until the run is resumed or stopped; with several ranks only briefly, because the others wait."""
+        """Blocks until the run is resumed or stopped, but only briefly: other requests come during a pause too."""
         context = self.context
         self.reports.flush()
         state = context.state
         context.enter(RunState.PAUSED)
-        context.controls.wait_while_paused(None if self.parts.group.world == 1 else _PAUSED_POLL_S)
+        context.controls.wait_while_paused(_PAUSED_POLL_S)
         if not context.controls.stopping.is_set() and not context.controls.paused:
             context.enter(RunState.RUNNING if state is RunState.PAUSED else state)
         self.parts.clock.restart()

@@ -60,6 +60,7 @@ from ossconsole.training.parts import (
     EpochState,
     StepReports,
     TrainingParts,
+    UnusableSamples,
     Upcoming,
     UserRequests,
     describe_devices,
@@ -67,7 +68,6 @@ from ossconsole.training.parts import (
     summary_of,
 )
 from ossconsole.training.plan import BatchRequest, Plan, Split
-from ossconsole.training.settings import TrainSettings
 
 _MODEL_SEED = 2  # separates this use of the run's seed from others
 
@@ -97,7 +97,8 @@ def build_session(
     `resources` closes readers, saver, process group and store, each although another one raises. Raises ConsoleError.
     """
     begun = time.perf_counter()
-    device = _device(context.settings, rank_info)
+    with device_errors(torch.device("cuda", rank_info.local_rank), context.settings.batch_size):
+        device = select_device(context.settings, rank_info)  # once: other processes may change which is the emptiest
     plan = _plan(context, data, rank_info, device)
     relay = RankEventRelay(context, rank_info)
     describe_run(context, data, plan, rank_info)
@@ -139,6 +140,7 @@ def build_session(
         checkpointer=checkpointer,
         requests=requests,
         source=source,
+        unusable=UnusableSamples(data.count(TRAIN)),
         profiler=profiler,
         begun=begun,
         endpoint=context.settings.endpoint,
@@ -208,12 +210,6 @@ def _source(
     )
 
 
-def _device(settings: TrainSettings, rank_info: RankInfo) -> torch.device:
-    """The device of this rank: selected once, as other processes may change which GPU is the emptiest."""
-    with device_errors(torch.device("cuda", rank_info.local_rank), settings.batch_size):
-        return select_device(settings, rank_info)
-
-
 def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo, device: torch.device) -> DeviceContext:
     settings = context.settings
     torch.manual_seed(settings.seed * 10 + _MODEL_SEED)
@@ -258,6 +254,7 @@ class Session:
     checkpointer: Checkpointer
     requests: UserRequests
     source: FailoverLoader
+    unusable: UnusableSamples
     profiler: StepProfiler
     begun: float
     endpoint: EndpointKind
@@ -292,10 +289,13 @@ class Session:
             batch, decision = upcoming.batch, self._decide(upcoming)
             if decision.over or decision.stop or batch is None:
                 return
-            if batch.request.split is Split.TRAIN:
+            self.unusable.check(decision, batch)
+            if batch.request.split is Split.VAL:
+                self._validate(batch)
+            elif decision.samples:
                 self._train(batch, decision)
             else:
-                self._validate(batch)
+                self._skip(batch.request)
             if self._ends_epoch(batch.request):
                 self._end_epoch()
 
@@ -335,12 +335,6 @@ class Session:
             self.requests.wait_while_paused()
             self.status_at = None
             gathered = self.parts.group.start_all_gather(self._status(batch, problem))
-        if batch is not None and not decision.samples:
-            first = f" The first is {batch.bad[0].key}: {batch.bad[0].reason}." if batch.bad else ""
-            raise ConsoleError(
-                f"None of the samples of a batch can be used.{first}",
-                remedy="Upload the dataset again with `ossconsole upload`.",
-            )
         return decision
 
     def _status(self, batch: Batch | None, problem: ConsoleError | None) -> RankStatus:
@@ -437,6 +431,15 @@ class Session:
         if self.profiler.step(context.step, requested=context.controls.pop_profile_request()):
             self.parts.clock.restart()
 
+    def _skip(self, request: BatchRequest) -> None:
+        """A training batch without samples that can be used: a step that trains and reports nothing."""
+        self.parts.epochs.epoch = request.epoch
+        self.parts.trainer.skip(update=request.update)
+        self.context.step += 1
+        self._switch_periodically()
+        self._save_periodically()
+        self.parts.clock.restart()
+
     def _switch_periodically(self) -> None:
         """Switches the endpoint every `switch_every` steps."""
         context, every = self.context, self.context.settings.switch_every
@@ -464,8 +467,7 @@ class Session:
         self.parts.clock.restart()
 
     def _ends_epoch(self, request: BatchRequest) -> bool:
-        validates = self.plan.batches_per_epoch > self.plan.steps_per_epoch
-        return request.last and (request.split is Split.VAL or not validates)
+        return request.last and (request.split is Split.VAL or self.plan.batches_per_epoch == self.plan.steps_per_epoch)
 
     def _end_epoch(self) -> None:
         self.reports.flush()

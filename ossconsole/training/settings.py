@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.files import typed_path
 from ossconsole.config.profiles import FieldError
 from ossconsole.dataset.labels import LabelFiles
 
+MOST_SEED = 10**18
+"""With a small factor, a seed must fit the 64 bits of torch's generators; NumPy's take none below 0."""
+
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Seed = Annotated[int, msgspec.Meta(ge=0, le=MOST_SEED)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 NotNegativeFloat = Annotated[float, msgspec.Meta(ge=0)]
@@ -141,7 +145,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     profile_steps: Annotated[
         NotNegative, _help("Record this number of steps with torch.profiler, as a Chrome trace in the state folder.")
     ] = 0
-    seed: Annotated[int, _help("Seed of the sample order, the augmentation and the initial weights.")] = 0
+    seed: Annotated[Seed, _help("Seed of the sample order, the augmentation and the initial weights.")] = 0
     val_split: Annotated[
         Fraction, _help("Share of the training images held out for validation when the dataset has none; 0 = none.")
     ] = 0.1
@@ -253,7 +257,7 @@ def check_weights(weights: str) -> None:
     """Raises SettingsError when `weights` (see `TrainSettings`) names a file that cannot be read."""
     if weights in {"none", "imagenet"} or weights.startswith("oss://"):
         return
-    path = Path(weights).expanduser()
+    path = typed_path(weights)
     try:
         with path.open("rb"):
             return

@@ -18,6 +18,7 @@ from ossconsole.cli.options import OpenTarget
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
+from ossconsole.training.checkpoints.store import CheckpointStore
 from ossconsole.training.data import training_data
 from ossconsole.training.remote import control
 from tests.api.conftest import steps_of
@@ -72,6 +73,17 @@ def test_a_flat_val_takes_its_labels_from_a_file(sandbox: OpenTarget, tmp_path: 
     labels.write_text('{"3.jpg": "b", "4.jpg": "a"}')
     with images("val", prefix="flat", image_size=32, val_labels=str(labels), class_index="none") as loader:
         assert [found.tolist() for _, found in loader] == [[1, 0]]
+
+
+def test_a_batch_without_usable_samples_is_left_out(sandbox: OpenTarget) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(buffer, "JPEG")
+    with contextlib.closing(ObjectStore(sandbox.profile, sandbox.credentials)) as store:
+        for name, content in (("a/1", buffer.getvalue()), ("a/2", b"no image"), ("b/3", buffer.getvalue())):
+            store.put(f"broken/train/{name}.jpg", content)
+    with images(prefix="broken", image_size=32, batch_size=1, val_split=0.0) as loader:
+        assert sorted(found.item() for _, found in loader) == [0, 1]
+        assert loader.epoch == 1
 
 
 def test_a_loop_resumes_with_the_next_batch(sandbox: OpenTarget) -> None:
@@ -146,6 +158,24 @@ def test_checkpoints_are_verified_copied_and_kept(sandbox: OpenTarget) -> None:
         listed = {entry.key for entry in store.list_all(f"{sandbox.profile.checkpoint_prefix}/mine")}
     names = collections.Counter(Path(key).name for key in listed)
     assert set(names) == {"mine.pt", "mine-best.pt", *(Path(key).name for key in keys[1:])}
+
+
+def test_the_best_checkpoint_is_the_best_of_those_that_were_written(
+    sandbox: OpenTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ossconsole.OssCheckpoints("fragile", profile="sandbox") as checkpoints:
+        checkpoints.save({"step": 1}, step=1, top1=0.25)
+        with monkeypatch.context() as patched:
+            patched.setattr(CheckpointStore, "save", refuse)
+            with pytest.raises(ConsoleError, match="no space"):
+                checkpoints.save({"step": 2}, step=2, top1=0.75)
+        checkpoints.save({"step": 3}, step=3, top1=0.5)
+        checkpoints.save({"step": 4}, step=4, top1=float("nan"))
+        assert checkpoints.load("best")["step"] == 3
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise ConsoleError("There is no space.")
 
 
 def test_the_readers_end_with_the_loader(sandbox: OpenTarget) -> None:

@@ -68,6 +68,36 @@ def test_the_batches_pass_unchanged_and_each_step_is_recorded() -> None:
     assert (summary.state, summary.steps, summary.samples) == (RunState.FINISHED, 12, 48)
 
 
+def test_a_figure_is_recorded_as_it_was_when_it_was_logged() -> None:
+    watched, total = ossconsole.watch(loader(3)), torch.zeros(())
+    for number, _ in enumerate(watched):
+        total += 1
+        watched.log(total=total, lr=2.0 - number, gap=None)
+    watched.close()
+    steps = steps_of(watched.run_id)
+    assert [(step.logged, step.lr) for step in steps] == [
+        ({"total": number, "gap": None}, 3.0 - number) for number in (1.0, 2.0, 3.0)
+    ]
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3), "many", [0.5]])
+def test_what_is_not_a_number_is_refused_where_it_is_logged(value: object) -> None:
+    with ossconsole.watch(loader()) as watched:
+        for _ in watched:
+            with pytest.raises(WatchError, match="The logged loss is not a number: "):
+                watched.log(loss=value)
+            break
+
+
+def test_the_samples_of_a_short_batch_are_counted() -> None:
+    whole = TensorDataset(torch.zeros(10, 3))
+    for given, counted in ((0, [4, 4, 2]), (8, [8, 8, 8])):
+        with ossconsole.watch(DataLoader(whole, batch_size=4), batch_size=given) as watched:
+            for _ in watched:
+                pass
+        assert [step.samples for step in steps_of(watched.run_id)] == counted
+
+
 def test_waits_and_work_are_told_apart() -> None:
     def batches() -> Iterator[list[int]]:
         for _ in range(8):

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import msgspec
@@ -261,6 +262,44 @@ def test_a_closed_pipe_causes_no_traceback() -> None:
     )
     assert done.stdout == "line\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--learning-rate", "nan"),
+        ("train", "--val-split", "NaN"),
+        ("upload", "SRC", "--val-split", "nan"),
+        ("upload", "SRC", "--bandwidth", "inf"),
+        ("warm", "--bandwidth", "nan"),
+        ("bench", "--seconds", "inf"),
+        ("evaluate", "--val-split", "nan"),
+        ("sandbox", "--standard-objects-per-s", "nan"),
+    ],
+    ids=" ".join,
+)
+def test_a_number_that_is_not_finite_is_refused(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_group(ossconsole, arguments) == 2
+    assert f"{arguments[-1]} is not a finite number." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_the_generators_do_not_take_is_refused(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_group(ossconsole, ["train", f"--seed={seed}"]) == 2
+    assert "is not in the range" in capsys.readouterr().err
+
+
+def test_a_full_disk_causes_no_traceback() -> None:
+    code = (
+        "import click, sys; from ossconsole.cli.output import run_group, say\n"
+        "@click.command()\ndef many():\n    say('line')\n"
+        "sys.exit(run_group(many, []))"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "Error: The output is incomplete: No space left on device.\n")
 
 
 def test_the_options_import_none_of_the_heavy_libraries() -> None:

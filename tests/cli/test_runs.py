@@ -177,6 +177,24 @@ def test_a_run_is_followed_in_sentences_until_it_ends(monkeypatch: pytest.Monkey
     assert all(line.isascii() and line.endswith(".") for line in lines)
 
 
+def test_a_run_that_ends_between_two_readings_is_followed_to_its_last_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    start = run_event("late", time=now, pid=os.getpid(), host=socket.gethostname())
+    running = events.State(time=now, state=RunState.RUNNING)
+    path = write_record(record_path("late"), [start, running, step_event(7, endpoint=None)])
+
+    def ended(_run: events.Run) -> bool:
+        with path.open("ab") as record:
+            record.write(events.encode(events.State(time=now + 1, state=RunState.STOPPED)) + b"\n")
+            record.write(events.encode(events.InfoEvent(time=now + 1, message="the last event")) + b"\n")
+        return False
+
+    monkeypatch.setattr("ossconsole.cli.runs.is_alive", ended)
+    lines = invoke("status", "--follow").output.splitlines()
+    assert lines[0].startswith("late is running: step 7, epoch 1, 20 samples per second, waiting for")
+    assert lines[1:] == ["The last event."]
+
+
 def test_a_run_whose_process_is_gone_is_not_followed_for_ever() -> None:
     write_record(record_path("gone"), [run_event("gone", pid=2**22 + 1, host=socket.gethostname())])
     lines = invoke("status", "gone", "--follow").output.splitlines()

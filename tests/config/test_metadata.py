@@ -124,12 +124,13 @@ def test_the_source_travels_without_its_pair(url: str) -> None:
 
 
 class _Odd(BaseHTTPRequestHandler):
-    """Hands out tokens, and `body` as any role's credentials."""
+    """Hands out `token`, and `body` as any role's credentials."""
 
     body = b""
+    token = b"token"
 
     def do_PUT(self) -> None:
-        self._answer(b"token")
+        self._answer(self.token)
 
     def do_GET(self) -> None:
         self._answer(self.body)
@@ -150,24 +151,33 @@ _REFUSED = (
 )
 
 
+@pytest.fixture
+def odd_url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Odd)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.mark.parametrize(
-    "body",
+    ("body", "token", "role"),
     [
-        b"sentinel-body",
-        b'{"AccessKeyId": "sentinel-body"}',
-        _REFUSED,
+        (b"sentinel-body", b"token", "role"),
+        (b'{"AccessKeyId": "sentinel-body"}', b"token", "role"),
+        (_REFUSED, b"token", "role"),
+        (b"", b"token", ""),
+        (b"", b"<html>\nthe sentinel-body of a login page</html>", ""),
+        (b"", "sentinel-body \u4f60".encode(), ""),
     ],
 )
-def test_a_reply_without_credentials_is_an_error_and_not_quoted(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reply_without_credentials_is_an_error_and_not_quoted(
+    odd_url: str, body: bytes, token: bytes, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_Odd, "body", body)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Odd)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with pytest.raises(MetadataError) as caught:
-            MetadataService(f"http://127.0.0.1:{server.server_address[1]}").credentials("role")
-    finally:
-        server.shutdown()
-        server.server_close()
+    monkeypatch.setattr(_Odd, "token", token)
+    with pytest.raises(MetadataError) as caught:
+        MetadataService(odd_url).credentials(role)
     chain: BaseException | None = caught.value
     while chain is not None:
         assert "sentinel-body" not in str(chain)

@@ -11,7 +11,7 @@ import pytest
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.source.files import PlannedSample, SkippedFile, is_image_name, read_location
+from ossconsole.dataset.source.files import FolderSource, PlannedSample, SkippedFile, is_image_name, read_location
 from ossconsole.dataset.source.layout import Layout, SourceOptions
 from tests.dataset.conftest import jpeg, make_pictures
 
@@ -53,6 +53,15 @@ def test_what_is_no_picture_is_skipped_and_said(tmp_path: Path) -> None:
     lost = {path for path, item in found.items() if item.lost}
     assert lost == {"train/ants/gone.jpg", "train/ants/pipe.jpg"}  # by their names, pictures should be behind them
     assert list(planned(tmp_path)) == ["train/ants/1.jpg"]
+
+
+def test_a_link_that_leads_to_itself_hides_nothing_beside_it(tmp_path: Path) -> None:
+    write(tmp_path, "train/ants/1.jpg", "val/bees/2.jpg")
+    for folder in (tmp_path, tmp_path / "train", tmp_path / "train/ants"):
+        (folder / "loop").symlink_to("loop")
+    assert list(planned(tmp_path)) == ["train/ants/1.jpg", "val/bees/2.jpg"]
+    counted = list(FolderSource(tmp_path).counts())
+    assert sum(counted) == 5
 
 
 def test_a_picture_without_a_class_is_lost_not_ignored(tmp_path: Path) -> None:

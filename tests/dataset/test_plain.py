@@ -89,7 +89,6 @@ def test_the_note_of_an_upload_is_private_and_never_in_the_way(store: ObjectStor
         os.mkfifo(kept)
     parted = ResumableUpload(store, path, key, PART)
     assert len([None for upload in list_uploads(store, "noted/") if upload.key == key]) == 2
-    parted.abort()
     parted.close()
     assert len(list(kept.parent.glob("*.damaged-*"))) == bool(NOTES[note])
 
@@ -143,6 +142,22 @@ def test_what_is_not_sent_is_named(store: ObjectStore, tmp_path: Path) -> None:
     assert told[2].endswith("is not UTF-8.")
     with pytest.raises(SettingsError, match="a named pipe"):
         PlainUpload(store, folder / "pipe", "not-sent")
+
+
+def test_a_link_that_may_not_be_followed_keeps_no_other_file_back(
+    store: ObjectStore, tmp_path: Path, refused_link: Path
+) -> None:
+    (tmp_path / "note.txt").write_text("note")
+    job = PlainUpload(store, tmp_path, "refused")
+    job.start()
+    assert job.wait(WAIT_S)
+    assert [(failure.path, failure.reason) for failure in job.failures] == [
+        ("folder/link", f"{refused_link}: Permission denied.")
+    ]
+    assert job.error is None
+    assert [found.key for found in store.list_all("refused/")] == ["refused/note.txt"]
+    with pytest.raises(SettingsError, match="link cannot be read: Permission denied"):
+        PlainUpload(store, refused_link, "refused")
 
 
 def test_one_file(store: ObjectStore, tmp_path: Path) -> None:
@@ -200,10 +215,8 @@ def test_a_file_that_changes_meanwhile_is_not_put_together(store: ObjectStore, t
     os.utime(path, (1, 1))
     with pytest.raises(Exception, match="changed during its upload"):
         parted.complete()
-    parted.abort()
     parted.close()
     assert there(store, "changing") == {}
-    assert not list(list_uploads(store, "changing/"))
 
 
 def test_names_that_cannot_be_keys_are_named_and_the_rest_arrives(store: ObjectStore, tmp_path: Path) -> None:

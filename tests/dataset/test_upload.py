@@ -26,6 +26,7 @@ from ossconsole.dataset.upload.journal import Journal, JournalError, journal_pat
 from ossconsole.dataset.upload.plan import create_upload, plan_upload
 from ossconsole.dataset.upload.prepare import prepare
 from ossconsole.dataset.upload.progress import Phase
+from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from tests.dataset.conftest import jpeg, make_pictures, picture
@@ -102,6 +103,23 @@ def test_removed_files_are_reported_and_pruned_when_asked(
     assert (pruned.removed, pruned.pruned, pruned.uploaded) == (("train/ants/0.u8",), True, 0)
     assert bucket(store, profile.dataset_prefix) == wanted(source, settings_for(source).preprocessing)
     check_manifest_is_the_bucket(store, profile.dataset_prefix)
+
+
+def test_what_could_not_be_pruned_is_pruned_by_the_next_upload(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path
+) -> None:
+    upload(profile, sandboxed_bucket.owner, settings_for(source))
+    (source / "train/ants/0.jpg").unlink()
+    refused = Rule(action=Error(code="AccessDenied"), operation="DeleteMultipleObjects")
+    with sandboxed_bucket.faults(FaultPlan(rules=[refused])), pytest.raises(StorageError, match="AccessDenied"):
+        upload(profile, sandboxed_bucket.owner, settings_for(source, prune=True))
+    assert len(bucket(store, profile.dataset_prefix)) == 8
+    listed = read_manifest(store, profile.dataset_prefix).splits["train"]
+    assert "train/ants/0.u8" not in {sample.key for sample in listed}
+    pruned = upload(profile, sandboxed_bucket.owner, settings_for(source, prune=True))
+    assert (pruned.removed, pruned.pruned, pruned.unknown) == (("train/ants/0.u8",), True, 0)
+    check_manifest_is_the_bucket(store, profile.dataset_prefix)
+    assert upload(profile, sandboxed_bucket.owner, settings_for(source)).removed == ()
 
 
 def test_what_vanished_from_the_bucket_is_sent_again(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -280,4 +282,39 @@ def test_a_record_that_was_cut_short_is_dropped(accelerated: ObjectStore) -> Non
     assert path.stat().st_size == 32 + 2 * 8
     with WarmJournal.open(accelerated, None) as journal:
         assert 7 in journal
+        assert 8 in journal
+
+
+def test_the_time_of_the_last_reading_survives_later_plans(accelerated: ObjectStore) -> None:
+    with WarmJournal.open(accelerated, None) as journal:
+        journal.add(7)
+    (path,) = (state_dir() / "warm").iterdir()
+    os.utime(path, (1e9, 1e9))
+    for _ in range(2):
+        with WarmJournal.open(accelerated, None) as journal:
+            assert journal.written_at == 1e9
+
+
+def test_a_record_that_a_full_disk_cut_does_not_shift_the_later_ones(
+    accelerated: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, space = os.pwrite, [5]
+
+    def fill(descriptor: int, data: bytes, offset: int) -> int:
+        if not space:
+            return write(descriptor, data, offset)
+        if not space[0]:
+            space.clear()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        size, space[0] = space[0], 0
+        return write(descriptor, data[:size], offset)
+
+    with WarmJournal.open(accelerated, None) as journal:
+        journal.add(7)
+        monkeypatch.setattr(os, "pwrite", fill)
+        with pytest.raises(OSError, match="No space"):
+            journal.save()
+        journal.add(8)
+    with WarmJournal.open(accelerated, None) as journal:
+        assert 7 not in journal
         assert 8 in journal

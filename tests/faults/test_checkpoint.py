@@ -145,3 +145,46 @@ def test_a_restarted_run_deletes_its_old_checkpoints(world: World, checkpoints: 
     checkpoints.adopt()
     saved = checkpoints.save(DATA, progress(2))
     assert left(world) == {saved.key, stable_key(prefix), checkpoint_key(prefix, "other", progress(1))}
+
+
+def test_a_restarted_run_deletes_the_oldest_of_them(world: World, checkpoints: CheckpointStore) -> None:
+    prefix = world.profile.checkpoint_prefix
+    adopted = [RunProgress(epoch=epoch, step=epoch, train_sums=[], metrics={}) for epoch in (99, 100)]
+    keys = [checkpoint_key(prefix, "run", each) for each in adopted]
+    for key in (*keys, f"{prefix}/resnet18-run-e01-notes.txt"):
+        world.clean.put(key, b"")
+    checkpoints.adopt()
+    checkpoints._keep = 2
+    saved = checkpoints.save(DATA, RunProgress(epoch=101, step=101, train_sums=[], metrics={}))
+    assert left(world) == {keys[1], saved.key, stable_key(prefix), f"{prefix}/resnet18-run-e01-notes.txt"}
+
+
+def test_a_checkpoint_is_written_although_an_old_one_cannot_be_deleted(world: World, control: SandboxControl) -> None:
+    warnings: list[str] = []
+    checkpoints = CheckpointStore(
+        world.connector,
+        world.store(),
+        "run",
+        keep=1,
+        timeout_s=4 * world.timeout_s,
+        on_warning=lambda message, _: warnings.append(message),
+    )
+    first = checkpoints.save(DATA, progress(1))
+    for operation, what in (("DeleteObject", "not deleted"), ("CopyObject", "not copied")):
+        rule = Rule(
+            action=Error(code="AccessDenied"),
+            operation=operation,
+            key="*-best.pt" if "C" in operation else "*-s000001.pt",
+        )
+        control.set_faults(FaultPlan(rules=[rule]))
+        saved = checkpoints.save(DATA, progress(2), best=True)
+        (warning,) = warnings
+        assert what in warning
+        assert "AccessDenied" in warning
+        warnings.clear()
+    control.clear_faults()
+    checkpoints.save(DATA, progress(3))
+    checkpoints.close()
+    assert first.key not in left(world)
+    assert saved.key in left(world), "it is the best one"
+    assert saved.best_key == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ossconsole.sandbox.blobs import INLINE_BYTES, BlobStore
+from ossconsole.sandbox.blobs import INLINE_BYTES, BlobStore, BlobWriter
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from ossconsole.sandbox.records import Attributes, Blob, StoredObject
 from ossconsole.sandbox.replies import OssError
@@ -28,9 +29,13 @@ from tests.sandbox.wire import call, wait_until
 
 
 def blob_of(store: SandboxStore, data: bytes) -> Blob:
+    return writer_of(store, data).finish()
+
+
+def writer_of(store: SandboxStore, data: bytes) -> BlobWriter:
     writer = store.blobs.writer()
     writer.write(data)
-    return writer.finish()
+    return writer
 
 
 def content(store: SandboxStore, key: str) -> bytes:
@@ -127,10 +132,8 @@ def test_overwriting_and_deleting_free_the_disk(store: SandboxStore, data: bytes
 @pytest.mark.parametrize("second", [SMALL, LARGE])
 def test_appending_does_not_reach_copies_and_open_readers(store: SandboxStore, first: bytes, second: bytes) -> None:
     def append(data: bytes) -> StoredObject:
-        writer = store.blobs.writer()
-        writer.write(data)
         size = found.size if (found := store.index.get("127", "x")) else 0
-        return store.append("127", "x", size, writer, Attributes())
+        return store.append("127", "x", size, writer_of(store, data), Attributes())
 
     before = append(first)
     store.copy(before, "127", "copy", Attributes())
@@ -163,6 +166,86 @@ def test_a_refused_write_leaves_no_blob(store: SandboxStore, data: bytes) -> Non
     assert store.blobs.all() == {kept}
 
 
+class FullDisk:
+    """A database whose disk is full whenever a row of `tables` is written."""
+
+    def __init__(self, database: sqlite3.Connection, *tables: str) -> None:
+        self._database = database
+        self._writes = tuple(f"REPLACE INTO {table}" for table in tables)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    def execute(self, query: str, *values: Any) -> sqlite3.Cursor:
+        if query.startswith(self._writes):
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._database.execute(query, *values)
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE])
+def test_a_write_that_fails_leaves_no_blob_and_loses_none(
+    store: SandboxStore, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk the bytes of every failed attempt would make it fuller, until the next start."""
+    upload = store.begin_upload("127", "x", Attributes())
+    part = store.put_part("127", "x", upload.id, 1, blob_of(store, data))
+    appended = store.append("127", "appended", 0, writer_of(store, data), Attributes())
+    before = store.blobs.all()
+    monkeypatch.setattr(store.index, "_db", FullDisk(store.index._db, "objects", "parts"))
+    for write in (
+        lambda: store.put("127", "x", blob_of(store, data), Attributes()),
+        lambda: store.copy(appended, "127", "x", Attributes()),
+        lambda: store.append("127", "new", 0, writer_of(store, data), Attributes()),
+        lambda: store.append("127", "appended", appended.size, writer_of(store, data), Attributes()),
+        lambda: store.put_part("127", "x", upload.id, 2, blob_of(store, data)),
+        lambda: asyncio.run(store.complete("127", "x", upload.id, [(1, part.blob.md5)])),
+    ):
+        with pytest.raises(sqlite3.OperationalError):
+            write()
+        assert store.blobs.all() == before
+    assert content(store, "appended") == data
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE])
+def test_an_append_that_fails_midway_leaves_no_blob(
+    store: SandboxStore, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append("127", "x", 0, writer_of(store, data), Attributes())
+    before = store.blobs.all()
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.blobs, "append", full)
+        with pytest.raises(OSError, match="no space left"):
+            store.append("127", "x", len(data), writer_of(store, data), Attributes())
+    assert store.blobs.all() == before
+    store.append("127", "x", len(data), writer_of(store, data), Attributes())
+    assert content(store, "x") == data * 2
+
+
+def test_a_change_that_took_effect_is_no_error_where_the_old_bytes_cannot_be_removed(
+    store: SandboxStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removing a row writes to the log of SQLite, for which a full disk has no room."""
+
+    def full(*_: object) -> None:
+        raise OSError("database or disk is full")
+
+    store.put("127", "x", blob_of(store, b"before"), Attributes())
+    store.put("127", "y", blob_of(store, b"deleted"), Attributes())
+    with monkeypatch.context() as patched:
+        patched.setattr(BlobStore, "remove", full)
+        store.put("127", "x", blob_of(store, b"after"), Attributes())
+        store.delete("127", ["y"])
+        store.close()
+        with closing(SandboxStore(tmp_path)) as reopened:
+            assert content(reopened, "x") == b"after"
+    with closing(SandboxStore(tmp_path)) as reopened:
+        assert len(reopened.blobs.all()) == 1
+
+
 def test_blobs_that_nothing_names_are_swept_at_the_start(store: SandboxStore, tmp_path: Path) -> None:
     store.put("127", "x", blob_of(store, b"kept"), Attributes())
     for data in (SMALL, LARGE):
@@ -186,6 +269,40 @@ def test_an_upload_completed_twice_simultaneously_ends_once(store: SandboxStore)
     results = asyncio.run(both())
     assert sorted(type(result).__name__ for result in results) == ["OssError", "StoredObject"]
     assert store.get("127", "x").size == 4
+
+
+def test_a_part_that_is_sent_again_during_the_completion_is_refused(store: SandboxStore) -> None:
+    """It would replace the bytes that are being joined."""
+    upload = store.begin_upload("127", "x", Attributes())
+    parts = [store.put_part("127", "x", upload.id, number, blob_of(store, LARGE)) for number in (1, 2)]
+
+    async def both() -> None:
+        completion = asyncio.create_task(
+            store.complete("127", "x", upload.id, [(part.number, part.blob.md5) for part in parts])
+        )
+        await asyncio.sleep(0)
+        with pytest.raises(OssError, match="NoSuchUpload"):
+            store.put_part("127", "x", upload.id, 2, blob_of(store, SMALL))
+        await completion
+
+    asyncio.run(both())
+    assert content(store, "x") == LARGE * 2
+    assert store.blobs.all() == {store.get("127", "x").blob}
+
+
+@pytest.mark.parametrize("first", [SMALL, LARGE])
+@pytest.mark.parametrize("suspended", [False, True])
+def test_appending_makes_no_previous_version(store: SandboxStore, first: bytes, suspended: bool) -> None:
+    """ "OSS does not create previous versions for this Appendable object." (AppendObject, Versioning)"""
+    store.index.enable_versioning("127")
+    store.append("127", "x", 0, writer_of(store, first), Attributes())
+    if suspended:
+        store.index.suspend_versioning("127")
+    after = store.append("127", "x", len(first), writer_of(store, SMALL), Attributes())
+    (version,) = store.index.versions.list("127", prefix="", start=b"", key_marker="", id_marker="", limit=10)
+    assert version.stored() == after == store.get("127", "x")
+    assert content(store, "x") == first + SMALL
+    assert store.blobs.all() == {version.blob}
 
 
 _HOSTILE = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60).filter(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import oss2
 import pytest
 
-from ossconsole.config.errors import SettingsError
-from ossconsole.sandbox.faults import Error, FaultPlan, Rule
+from ossconsole.config.credentials import Credentials, Secret
+from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.metadata import MetadataError
+from ossconsole.sandbox.faults import Error, FaultPlan, LostReply, Reset, Rule
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.actions import (
@@ -25,9 +29,11 @@ from ossconsole.storage.jobs.actions import (
     restore_time,
     versioning,
 )
+from ossconsole.storage.jobs.download import Download
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.multipart import abort_upload, list_uploads
 from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.retry import NO_RETRY, RetryPolicy
 from tests.sandboxed import Sandboxed, read_log
 
 WAIT_S = 60.0
@@ -136,6 +142,28 @@ def test_large_objects_are_copied_in_parts(store: ObjectStore, prefix: str, monk
     described = [{k: v for k, v in copied.info.headers.items() if k not in own} for copied in both]
     assert described[0] == described[1]
     assert store.get(f"{prefix}copied-parts") == data
+
+
+@pytest.mark.parametrize(
+    ("operation", "whole_below"), [("CopyObject", 1 << 30), ("CompleteMultipartUpload", 1)], ids=["whole", "parts"]
+)
+def test_a_rename_whose_answer_is_lost_is_not_refused_by_its_own_copy(
+    sandboxed_bucket: Sandboxed, prefix: str, monkeypatch: pytest.MonkeyPatch, operation: str, whole_below: int
+) -> None:
+    monkeypatch.setattr("ossconsole.storage.copying.COPY_WHOLE_BELOW", whole_below)
+    retry = RetryPolicy(first_wait_s=0.01)
+    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, retry=retry)
+    store.put(f"{prefix}a", b"content")
+    found = summary(store, f"{prefix}a")
+    with sandboxed_bucket.faults(FaultPlan(rules=[Rule(action=LostReply(), operation=operation, times=1)])):
+        assert run(Copy(store, [found], found.key, f"{prefix}b", move=True)).failures == []
+    assert keys(store, prefix) == ["b"]
+    store.put(f"{prefix}a", b"another content")
+    with sandboxed_bucket.faults(FaultPlan(rules=[Rule(action=Reset(), operation=operation, times=1)])):
+        job = run(Copy(store, [summary(store, f"{prefix}a")], found.key, f"{prefix}b", move=True))
+    assert [failure.code for failure in job.failures] == ["FileAlreadyExists"]
+    assert store.get(f"{prefix}b") == b"content"
+    store.close()
 
 
 @pytest.mark.parametrize("whole_below", [1 << 30, 1], ids=["whole", "parts"])
@@ -256,6 +284,58 @@ def test_a_cancelled_copy_ends(store: ObjectStore, filled: str) -> None:
     assert not [name for name in keys(store, filled) if name.startswith("new")]
 
 
+class _Ending:
+    """Credentials that end after `left` requests: with an error of their source, or revoked."""
+
+    def __init__(self, good: Credentials, left: int, then: Credentials | ConsoleError) -> None:
+        self._good, self._left, self._then = good, left, then
+
+    def __call__(self) -> Credentials:
+        self._left -= 1
+        if self._left >= 0:
+            return self._good
+        if isinstance(self._then, ConsoleError):
+            raise self._then
+        return self._then
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        pytest.param(MetadataError("No answer from the metadata service."), id="not renewed"),
+        pytest.param(Credentials("revoked", Secret("s" * 30)), id="revoked"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["copy", "delete", "restore", "download"])
+def test_a_job_without_credentials_ends_instead_of_failing_for_each_object(  # noqa: PLR0917
+    sandboxed_bucket: Sandboxed,
+    store: ObjectStore,
+    prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    then: Credentials | ConsoleError,
+) -> None:
+    monkeypatch.setattr("ossconsole.storage.client.DELETE_BATCH_SIZE", 2)
+    for number in range(12):
+        store.sdk.put_object(f"{prefix}{number:02}", b"x", headers={"x-oss-storage-class": "IA"})
+    found = [msgspec.structs.replace(one, storage_class="Archive") for one in store.list_all(prefix)]
+    ending = _Ending(sandboxed_bucket.owner(), 2, then)
+    poor = ObjectStore(sandboxed_bucket.process.profile(), ending, retry=NO_RETRY)
+    jobs: dict[str, Job] = {
+        "copy": Copy(poor, found, prefix, f"{prefix}copied/", replace=True),
+        "delete": Delete(poor, found),
+        "restore": Restore(poor, found),
+        "download": Download(poor, found, prefix, tmp_path, threads=1),
+    }
+    job = run(jobs[kind])
+    assert job.state is JobState.FAILED
+    assert isinstance(job.error, StorageError)
+    assert job.error.code in {"NoCredentials", "InvalidAccessKeyId"}
+    assert len(job.failures) <= 2  # what was refused for itself, before
+    poor.close()
+
+
 def test_a_presigned_url_lends_the_object_out(store: ObjectStore, filled: str) -> None:
     url = presigned_url(store, f"{filled}one", 60)
     with urllib.request.urlopen(url, timeout=10) as answer:
@@ -337,6 +417,18 @@ def test_unfinished_uploads_are_found_and_aborted(store: ObjectStore, prefix: st
     assert (other.parts, other.bytes) == (0, 0)
     abort_upload(store, big)
     assert [upload.key for upload in list_uploads(store, prefix)] == [f"{prefix}other"]
+
+
+def test_an_upload_that_ends_during_the_listing_is_left_out(store: ObjectStore, prefix: str) -> None:
+    begun = {name: store.sdk.init_multipart_upload(prefix + name).upload_id for name in ("a", "b", "c")}
+    listing = list_uploads(store, prefix)
+    first = next(listing)
+    assert first.key == f"{prefix}a"
+    store.sdk.abort_multipart_upload(f"{prefix}b", begun["b"])
+    assert [upload.key for upload in listing] == [f"{prefix}c"]
+    for _ in range(2):
+        abort_upload(store, first)
+    assert [upload.key for upload in list_uploads(store, prefix)] == [f"{prefix}c"]
 
 
 def test_usage_counts_everything_below(store: ObjectStore, filled: str) -> None:

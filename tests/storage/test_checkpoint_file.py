@@ -25,13 +25,18 @@ from ossconsole.storage.checkpoints.compare import pair_tensors, tensor_distance
 from ossconsole.storage.checkpoints.inspect import (
     CheckpointError,
     CheckpointInfo,
+    LocalFiles,
     RangedFile,
     inspect_checkpoint,
-    inspect_local_checkpoint,
     read_checkpoint,
 )
 from ossconsole.storage.checkpoints.pickle_reader import NotAPickleError, walk_pickle
 from ossconsole.storage.client import ObjectStore
+
+
+def inspected(path: Path) -> CheckpointInfo:
+    """What is in a local file."""
+    return inspect_checkpoint(LocalFiles(), str(path), path.stat().st_size)
 
 
 def saved(value: Any, **options: Any) -> bytes:
@@ -221,7 +226,7 @@ def test_the_plain_values_of_a_dcp_folder_come_from_the_files_beside_the_index(
     assert found.size == sum(path.stat().st_size for path in tmp_path.iterdir())
     assert found.requests <= 5
     assert not found.resumable
-    assert inspect_local_checkpoint(index).fields == found.fields
+    assert inspected(index).fields == found.fields
 
 
 def test_a_dcp_folder_that_lacks_a_file_or_a_part_of_it_says_which(
@@ -236,10 +241,10 @@ def test_a_dcp_folder_that_lacks_a_file_or_a_part_of_it_says_which(
     for size in (0, len(whole) // 2):
         data.write_bytes(whole[:size])
         with pytest.raises(CheckpointError, match=r"__0_0\.distcp is shorter"):
-            inspect_local_checkpoint(index)
+            inspected(index)
     data.unlink()
     with pytest.raises(CheckpointError, match=r"__0_0\.distcp is missing, or shorter"):
-        inspect_local_checkpoint(index)
+        inspected(index)
 
 
 def test_the_index_of_a_dcp_folder_names_every_file_and_none_outside_the_folder() -> None:
@@ -375,7 +380,10 @@ def test_two_checkpoints_compared(tmp_path: Path) -> None:
     other["model"] = {**other["model"], "new": torch.zeros(2), "0.bias": torch.zeros(9)}
     left_file.write_bytes(saved(own_checkpoint()))
     right_file.write_bytes(saved(other))
-    left, right = inspect_local_checkpoint(left_file), inspect_local_checkpoint(right_file)
+    left, right = (
+        inspected(left_file),
+        inspected(right_file),
+    )
     changes = {pair.name: pair.change for pair in pair_tensors(left, right)}
     assert changes["0.weight"] == "same shape"
     assert changes["0.bias"] == "other shape"
@@ -395,7 +403,7 @@ def test_a_safetensors_file_is_compared_with_one_of_torch(tmp_path: Path) -> Non
     (tmp_path / "a.safetensors").write_bytes(safetensors.torch.save(left))
     (tmp_path / "b.pt").write_bytes(saved(right))
     paths = tmp_path / "a.safetensors", tmp_path / "b.pt"
-    infos = [inspect_local_checkpoint(path) for path in paths]
+    infos = [inspected(path) for path in paths]
     (found,) = tensor_distances(infos[0], paths[0], infos[1], paths[1])
     assert (found.name, found.largest) == ("w", 1.0)
     assert found.norm == pytest.approx(6**0.5)
@@ -408,7 +416,10 @@ def test_distances_of_views_and_bfloat16(tmp_path: Path) -> None:
     right_file.write_bytes(
         saved({"t": (base * 2).t(), "h": torch.full((4,), 3.0, dtype=torch.bfloat16), "e": torch.zeros(0)})
     )
-    left, right = inspect_local_checkpoint(left_file), inspect_local_checkpoint(right_file)
+    left, right = (
+        inspected(left_file),
+        inspected(right_file),
+    )
     distances = {found.name: found for found in tensor_distances(left, left_file, right, right_file)}
     assert distances["t"].difference == pytest.approx(float(base.norm()))
     assert distances["h"].difference == pytest.approx(4.0)

@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -131,6 +132,39 @@ def test_both_endpoints_read_the_same_samples(tmp_path: Path) -> None:
     keys = {kind: [record.key for record in reads if record.endpoint == kind.value] for kind in (STANDARD, ACCELERATED)}
     assert keys[ACCELERATED] == 2 * keys[STANDARD]
     assert len(set(keys[STANDARD])) == 16
+
+
+def test_archived_samples_are_not_read(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
+    store = sandboxed_bucket.store()
+    for number in range(19):
+        key = f"{profile.dataset_prefix}/train/a/{number:02d}.u8"
+        store.sdk.put_object(key, bytes(1000), headers={"x-oss-storage-class": "Archive"})
+    report = probe(profile, sandboxed_bucket.owner, writes=False)
+    assert not failing(profile, report)
+    figures = report.endpoints[STANDARD].figures(ProbeStage.READ)
+    assert figures is not None
+    assert figures.samples == 1
+
+
+def test_the_wait_for_the_other_endpoint_is_no_part_of_a_reading(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
+    """A stalled endpoint would take the time limit of the other one, too."""
+    listed, reading, other = threading.Event(), threading.Event(), threading.Lock()
+
+    def on_step(step: ProbeStep) -> None:
+        if step.stage is ProbeStage.LIST and step.passed:
+            listed.set()
+        if step.stage is ProbeStage.READ:
+            reading.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with other:
+            probed = pool.submit(
+                probe_endpoint, profile, sandboxed_bucket.owner, STANDARD, on_step=on_step, reading=other
+            )
+            assert listed.wait(30)
+            assert not reading.wait(0.1)
+        assert probed.result().failed is None
+    assert reading.is_set()
 
 
 def test_the_cache_shows_in_the_second_reading(tmp_path: Path) -> None:

@@ -56,6 +56,12 @@ def test_throttling_does_not_count_as_a_failure() -> None:
         pytest.param(RetryPolicy(attempts=3), [FAILURE] * 3, 2, id="failures"),
         pytest.param(RetryPolicy(patience_s=10), [throttled(4.0)] * 3, 2, id="throttled for longer than the patience"),
         pytest.param(RetryPolicy(patience_s=10), [throttled(LONG_S)], 0, id="asked to wait for longer"),
+        pytest.param(
+            RetryPolicy(patience_s=10),
+            [StorageError("a gateway", status=504, retriable=True, delay_s=LONG_S)],
+            0,
+            id="a gateway's Retry-After of an hour",
+        ),
         pytest.param(RetryPolicy(), [REFUSAL], 0, id="refused"),
         pytest.param(NO_RETRY, [throttled()], 0, id="once"),
         pytest.param(NO_RETRY, [FAILURE], 0, id="once, no answer"),

@@ -101,6 +101,16 @@ def test_names_that_a_disk_cannot_have_are_matched_as_a_download_writes_them(
     assert differences(compared(store, tmp_path, prefix, Direction.DOWNLOAD)) == {"a//b": SAME}
 
 
+def test_a_file_with_the_key_of_an_object_that_is_written_elsewhere(
+    store: ObjectStore, prefix: str, tmp_path: Path
+) -> None:
+    (tmp_path / "100%").write_bytes(b"of this machine")
+    store.put(f"{prefix}100%", b"of the bucket")
+    plan = compared(store, tmp_path, prefix, Direction.DOWNLOAD)
+    assert [entry.path.name for entry in plan.of(NEW)] == ["100%25"]
+    assert [entry.path.name for entry in plan.of(EXTRA)] == ["100%"]
+
+
 def test_what_is_not_a_file_and_what_a_download_left_is_not_compared(
     store: ObjectStore, prefix: str, tmp_path: Path
 ) -> None:
@@ -131,6 +141,17 @@ def test_a_folder_that_cannot_be_read_gives_no_plan(
     assert job.state is JobState.FAILED
     assert job.plan is None
     assert "closed: Permission denied" in job.failures[0].reason
+
+
+def test_a_link_that_may_not_be_followed_is_named(
+    store: ObjectStore, prefix: str, tmp_path: Path, refused_link: Path
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    job = SyncComparison(store, tmp_path, prefix, Direction.UPLOAD)
+    job.start()
+    assert job.wait(WAIT_S)
+    assert (job.error, job.plan) == (None, None)
+    assert [failure.reason for failure in job.failures] == [f"{refused_link}: Permission denied."]
 
 
 def test_files_that_have_changed_since_are_not_deleted(store: ObjectStore, prefix: str, tmp_path: Path) -> None:

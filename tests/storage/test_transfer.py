@@ -111,6 +111,12 @@ def test_a_second_download_fetches_nothing_and_a_changed_file_is_kept_replaced_o
     run(Download(store, [prefix], prefix, tmp_path, existing=Existing.REPLACE))
     assert files(tmp_path)["one.txt"] == b"one"
 
+    (tmp_path / "one.txt").write_bytes(b"eno")
+    in_its_second = summary(store, f"{prefix}one.txt").modified * 10**9 + 1
+    os.utime(tmp_path / "one.txt", ns=(in_its_second, in_its_second))
+    run(Download(store, [prefix], prefix, tmp_path, existing=Existing.REPLACE))
+    assert files(tmp_path)["one.txt"] == b"one"
+
 
 def test_a_large_object_comes_in_parts_and_bears_its_time(store: ObjectStore, prefix: str, tmp_path: Path) -> None:
     store.put(f"{prefix}large", LARGE)

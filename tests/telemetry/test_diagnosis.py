@@ -121,6 +121,8 @@ def test_a_silent_run_names_the_endpoint() -> None:
     verdict = diagnose(feed.view, feed.time + 45)
     assert verdict.text == "no step for 45 s"
     assert "standard endpoint" in verdict.advice
+    script = Feed(endpoint=None, run={"loader": "DataLoader"}).state(RunState.RUNNING).steps(20, endpoint=None)
+    assert diagnose(script.view, script.time + 45).advice.startswith("DataLoader may give no batch")
 
 
 @pytest.mark.parametrize("state", [RunState.STARTING, RunState.PAUSED, RunState.STOPPING, RunState.FINISHED])

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry.export import export_csv, export_json, export_tensorboard
-from tests.telemetry.samples_of_events import START, one_of_each, write_record
+from tests.telemetry.samples_of_events import START, one_of_each, run_event, step_event, write_record
 
 
 @pytest.fixture
@@ -48,6 +50,43 @@ def test_a_failed_export_leaves_what_was_there(record: Path, tmp_path: Path) -> 
         export_json(record, tmp_path / "no" / "out.json")
     assert "--output" in caught.value.remedy
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_target_that_cannot_be_created_is_an_error_of_its_own(record: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "file" / "out.csv", tmp_path / f"{'x' * 255}.csv"):
+        with pytest.raises(ConsoleError, match="cannot be written"):
+            export_csv(record, target)
+    longest = tmp_path / f"{'x' * 250}.json"
+    assert export_json(record, longest).stat().st_size
+
+
+def test_a_link_is_followed_and_a_pipe_is_written_and_not_replaced(record: Path, tmp_path: Path) -> None:
+    """As root, an export to /dev/stdout or /dev/null must not put a file in its place."""
+    (tmp_path / "link.json").symlink_to("target.json")
+    export_json(record, tmp_path / "link.json")
+    whole = (tmp_path / "target.json").read_text()
+    assert (tmp_path / "link.json").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        export_json(record, tmp_path / "pipe")
+        assert read.result() == whole
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_what_a_script_logged_is_exported(tmp_path: Path) -> None:
+    steps = [step_event(1, logged={"norm": 3.0}), step_event(2, logged={"auc": 0.5, "norm": None}), step_event(3)]
+    record = write_record(tmp_path / "one.jsonl", [run_event(), *steps])
+    path, _ = export_csv(record, tmp_path / "out.csv")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["logged.norm"], row["logged.auc"]) for row in rows] == [("3.0", ""), ("", "0.5"), ("", "")]
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = accumulator.EventAccumulator(str(export_tensorboard(record, tmp_path / "board")))
+    board.Reload()
+    assert [event.step for event in board.Tensors("logged/norm")] == [1]
+    assert [event.step for event in board.Tensors("logged/auc")] == [2]
 
 
 def test_tensorboard_reads_the_scalars_back(record: Path, tmp_path: Path) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
+import struct
 import sys
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -91,6 +96,21 @@ def test_the_server_answers_on_loopback_only() -> None:
         server.close()
 
 
+def test_a_client_that_is_gone_leaves_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    server = MetricsServer(fed([step_event(1)]), 0)
+    try:
+        with socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # its end is a reset
+            client.sendall(b"GET /metrics HTTP/1.0\r\n")
+        urllib.request.urlopen(server.url, timeout=10).close()  # the one before it is being answered
+        for thread in threading.enumerate():
+            if "process_request_thread" in thread.name:
+                thread.join(10)
+        assert capsys.readouterr().err == ""
+    finally:
+        server.close()
+
+
 def recording(target: Path) -> str:
     """A command that appends what it gets, as one line."""
     code = f"import sys; open({str(target)!r}, 'a').write(sys.stdin.read() + chr(10))"
@@ -106,13 +126,13 @@ def test_the_command_gets_json_on_each_occasion(tmp_path: Path) -> None:
     hook = EventHook(recording(target))
     hook(run_event("r", bucket="b"))
     hook(step_event(7, loss=None))
-    hook(events.ErrorEvent(time=1.0, message="The endpoint failed."))
+    hook(events.ErrorEvent(time=1.0, message="w\udcff.pt failed."))
     hook(events.State(time=1.0, state=RunState.FAILED))
     hook(summary_event())
     hook.close()
     found = notices(target)
     assert [each["occasion"] for each in found] == ["divergence", "failure", "end"]
-    assert [each["message"] for each in found][1] == "The endpoint failed."
+    assert [each["message"] for each in found][1] == "w?.pt failed."
     assert {(each["run"], each["bucket"], each["step"]) for each in found} == {("r", "b", 7)}
     assert isinstance(found[2]["summary"], dict)
 
@@ -123,6 +143,7 @@ def test_a_stall_is_noticed_once(tmp_path: Path) -> None:
     hook = EventHook(recording(target), clock=lambda: now[0])
     hook(events.State(time=1.0, state=RunState.RUNNING))
     now[0] = 100.0
+    hook(events.Telemetry(time=101.0))  # the sampler's: no sign of the run
     hook.check_stall()
     hook.check_stall()
     hook(step_event(1))
@@ -156,6 +177,17 @@ def test_a_command_that_fails_is_reported_once(command: str, problem: str) -> No
     hook.close()
     assert len(warned) == 1
     assert problem in warned[0]
+
+
+def test_a_command_may_leave_a_process_in_the_background(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    warned: list[str] = []
+    hook = EventHook(f"sh -c 'cat {tmp_path}/fifo & echo gone >&2; exit 3'")
+    hook.warn = lambda message, _remedy: warned.append(message)
+    hook(summary_event())
+    hook.close()
+    (tmp_path / "fifo").write_text("end")
+    assert warned == ["The command of --on-event failed: exit code 3, gone."]
 
 
 @pytest.mark.parametrize("command", ["", "'open"])

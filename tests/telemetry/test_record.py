@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import stat
 import threading
@@ -21,6 +22,7 @@ from ossconsole.telemetry.runs import (
     read_events,
     record_path,
     runs_dir,
+    summarise,
 )
 from tests.telemetry.samples_of_events import one_of_each, run_event, step_event, write_record
 
@@ -113,6 +115,19 @@ def test_a_full_disk_loses_events_and_not_the_run(tmp_path: Path, monkeypatch: p
         assert "No space left" in writer.problem
         writer.append(step_event(3))
     assert list(read_events(path)) == [run_event(), step_event(3)]
+
+
+def test_a_file_name_that_is_not_utf_8_does_not_end_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    settings = {"weights": "/data/w\udcff.pt", "learning_rate": math.nan}
+    warning = events.WarningEvent(time=1.0, message="/data/w\udcff.pt is not readable.")
+    with RunRecord(path) as writer:
+        writer.append(run_event(settings=settings), warning)
+    run, last = read_events(path)
+    assert isinstance(run, events.Run)
+    assert run.settings == {"weights": "/data/w?.pt", "learning_rate": None}
+    assert last == events.WarningEvent(time=1.0, message="/data/w?.pt is not readable.")
+    assert summarise(path).run == "one"
 
 
 def test_results_are_synced_to_the_disk_and_steps_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

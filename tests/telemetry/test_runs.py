@@ -139,3 +139,13 @@ def test_a_missing_run_is_an_error_with_a_remedy() -> None:
         find_run("missing")
     with pytest.raises(SettingsError):
         find_run("../../etc/passwd")
+
+
+@pytest.mark.parametrize("size", [40, 41, 64, 100])
+def test_a_record_is_searched_in_parts_without_a_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    path = write_record(tmp_path / "one.jsonl", one_of_each())
+    whole = summarise(path)
+    monkeypatch.setattr("ossconsole.telemetry.runs.SEARCH_BYTES", size)
+    assert summarise(path) == whole

@@ -130,6 +130,8 @@ def test_a_stalled_run_is_reported_only_while_it_runs() -> None:
     feed = Feed().state(RunState.RUNNING).steps(1)
     assert feed.view.stalled_s(feed.time + STALLED_AFTER_S - 1) is None
     assert feed.view.stalled_s(feed.time + STALLED_AFTER_S + 5) == pytest.approx(STALLED_AFTER_S + 5)
+    feed.view.apply(events.LoaderWorkers(time=feed.time + STALLED_AFTER_S, workers=()))
+    assert feed.view.stalled_s(feed.time + STALLED_AFTER_S + 5) == pytest.approx(STALLED_AFTER_S + 5)
     feed.state(RunState.PAUSED)
     assert feed.view.stalled_s(feed.time + 500) is None
 
@@ -175,6 +177,8 @@ def test_telemetry_is_taken_once() -> None:
     view.apply(sample)
     view.apply(sample)
     assert len(view.series["gpu0.utilization"].window(0, 10, 10)) == 1
+    view.apply(events.Telemetry(time=2.0, gpus=(GpuSample(index=0, utilization=50.0),)))
+    assert view.gpus[0].utilization == 50.0, "the clock was set back"
     assert view.last_time is None, "the machine's figures say nothing of the run's progress"
 
 

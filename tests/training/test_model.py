@@ -28,7 +28,7 @@ from torchvision.models import ResNet18_Weights, resnet18, resnet34, resnet50
 
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.dataset.labels import imagenet_classes
-from ossconsole.storage.checkpoints.inspect import inspect_local_checkpoint
+from ossconsole.storage.checkpoints.inspect import LocalFiles, inspect_checkpoint
 from ossconsole.training.checkpoints.checkpoint import unpack
 from ossconsole.training.compute import weights
 from ossconsole.training.compute.model import batch_size_for, build_model, check_image_size, head_parameters
@@ -531,10 +531,10 @@ def test_the_same_files_are_no_checkpoints_to_resume_from_nor_to_inspect(tmp_pat
     with pytest.raises(ConsoleError, match=what):
         unpack(path.read_bytes(), "oss://b/k")
     if kind in {"hostile zip", "whole model"}:
-        assert inspect_local_checkpoint(path).foreign
+        assert inspect_checkpoint(LocalFiles(), str(path), path.stat().st_size).foreign
     else:
         with pytest.raises(ConsoleError) as raised:
-            inspect_local_checkpoint(path)
+            inspect_checkpoint(LocalFiles(), str(path), path.stat().st_size)
         assert "zlib" not in str(raised.value)
     assert not (tmp_path / "ran").exists()
 

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import os
+import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -28,7 +29,9 @@ from ossconsole.training.checkpoints.checkpoint import Snapshot, fetch_uri, unpa
 from ossconsole.training.checkpoints.store import stable_key
 from ossconsole.training.compute.profile import traces_dir
 from ossconsole.training.data import TrainingData
+from ossconsole.training.plan import Plan, Split
 from ossconsole.training.run import TrainingRun
+from ossconsole.training.settings import TrainSettings
 from tests.training.conftest import (
     CLASSES,
     DEADLINE_S,
@@ -307,14 +310,14 @@ def figures(found: list[events.Event]) -> list[tuple[int, float | None, float | 
 
 def test_pause_resume_checkpoint_and_stop_are_obeyed(start_run: StartRun) -> None:
     states: dict[RunState, threading.Event] = {state: threading.Event() for state in RunState}
-    saved = threading.Event()
+    saved: queue.SimpleQueue[int] = queue.SimpleQueue()
     first_step = threading.Event()
 
     def watch(event: events.Event) -> None:
         if isinstance(event, events.State):
             states[event.state].set()
         elif isinstance(event, events.Checkpoint):
-            saved.set()
+            saved.put(event.step)
         elif isinstance(event, events.Step):
             first_step.set()
 
@@ -324,9 +327,10 @@ def test_pause_resume_checkpoint_and_stop_are_obeyed(start_run: StartRun) -> Non
     assert states[RunState.PAUSED].wait(DEADLINE_S)
     at = run.step
     run.checkpoint()
-    assert run.step == at
+    while saved.get(timeout=DEADLINE_S) != at:
+        pass
+    assert (run.state, run.step) == (RunState.PAUSED, at)
     run.resume()
-    assert saved.wait(DEADLINE_S)
     run.stop()
     found = finished(run)
     summary = found[-1]
@@ -382,6 +386,30 @@ def test_samples_that_are_missing_are_counted_and_left_out(bucket: Bucket, start
     assert isinstance(summary, events.Summary)
     assert (summary.skipped_samples, summary.samples) == (1, TRAIN_SAMPLES - 1)
     assert any("train/blue/000.u8" in event.message for event in found if isinstance(event, events.WarningEvent))
+
+
+@pytest.mark.slow
+def test_a_batch_that_cannot_be_used_is_skipped_and_a_whole_dataset_is_not(bucket: Bucket, start_run: StartRun) -> None:
+    """Such as the single sample of an epoch's last batch."""
+    settings = TrainSettings(batch_size=TRAIN_SAMPLES - 1, epochs=1)
+    planned = Plan(settings, TRAIN_SAMPLES, VAL_SAMPLES).requests()
+    last = next(each.indices for each in planned if each.split is Split.TRAIN and each.last)
+    keys = [object_key(bucket.profile.dataset_prefix, sample.key) for sample in bucket.manifest.splits["train"]]
+    store = bucket.store()
+    store.delete(keys[last.item()])
+    found = finished(start_run(batch_size=TRAIN_SAMPLES - 1, epochs=1))
+    summary = found[-1]
+    assert isinstance(summary, events.Summary)
+    assert (summary.steps, summary.samples, summary.skipped_samples) == (2, TRAIN_SAMPLES - 1, 1)
+    assert [event.step for event in steps(found)] == [1]
+    assert only(found, events.Checkpoint)[-1].step == 2
+    for key in keys:
+        store.delete(key)
+    run = start_run(batch_size=4)
+    assert run.wait(DEADLINE_S)
+    assert run.error is not None
+    assert "16 samples in a row cannot be used. The last one is " in run.error.message
+    assert not only(run.drain(), events.Checkpoint), "nothing was trained"
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_cause(

@@ -21,7 +21,7 @@ from ossconsole.training.compute.trainer import EpochMeter, Trainer, counts
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.loading.images import SampleTransform
-from ossconsole.training.settings import TrainSettings
+from ossconsole.training.settings import MOST_SEED, TrainSettings
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -150,6 +150,22 @@ def test_batches_of_one_update_give_the_gradient_of_one_large_batch() -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_a_step_without_samples_ends_the_update_of_the_steps_before() -> None:
+    images, labels = torch.rand(4, 3, 8, 8), torch.zeros(4).long()
+    model = small_model()
+    trainer, twin = trainer_of(model), trainer_of(copy.deepcopy(model))
+    twin.step(images, labels, EpochMeter(), samples=4, share=0.5)
+    trainer.step(images, labels, EpochMeter(), samples=4, share=0.5, update=False)
+    trainer.skip(update=True)
+    after = weights_of(trainer.model)
+    assert torch.equal(after, weights_of(twin.model))
+    trainer.skip(update=False)
+    assert not trainer.state()["gradients"]
+    trainer.skip(update=True)
+    assert torch.equal(after, weights_of(trainer.model)), "also the momentum changes nothing"
+    assert trainer.state()["schedule"]["steps"] == 4
+
+
 def test_the_learning_rate_is_that_of_the_first_step_of_an_update(recwarn: pytest.WarningsRecorder) -> None:
     trainer = trainer_of(small_model(), learning_rate=1.0, warmup_steps=4)
     rates = []
@@ -236,18 +252,19 @@ def test_the_automatic_warm_up_is_a_share_of_the_run() -> None:
     assert rates == pytest.approx([0.5, 1.0, 1.0, 1.0], abs=0.02)
 
 
-def test_dropout_is_the_same_in_a_resumed_run() -> None:
+@pytest.mark.parametrize("seed", [0, 20261128, MOST_SEED])
+def test_dropout_is_the_same_in_a_resumed_run(seed: int) -> None:
     def model() -> nn.Module:
         torch.manual_seed(0)
         return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, CLASSES))
 
     images, labels = torch.rand(8, 3, 8, 8), torch.randint(0, CLASSES, (8,))
-    whole, losses = trainer_of(model()), []
+    whole, losses = trainer_of(model(), seed=seed), []
     for _ in range(4):
         state = copy.deepcopy(whole.state())
         losses.append(float(whole.step(images, labels, EpochMeter(), samples=8)))
     torch.manual_seed(99)
-    resumed = trainer_of(model())
+    resumed = trainer_of(model(), seed=seed)
     resumed.load(state)
     assert float(resumed.step(images, labels, EpochMeter(), samples=8)) == losses[-1]
     assert len(set(losses)) == 4

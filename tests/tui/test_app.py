@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 from rich.color import ColorSystem
+from textual.events import MouseDown, MouseUp
 from textual.screen import Screen
 
 from ossconsole.config.errors import ConsoleError, SettingsError
@@ -21,10 +22,12 @@ from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.console import NoCredentials, PreparationStage, StageState, Starting
 from ossconsole.tui.help import HelpScreen, KeyTable, LogScreen
 from ossconsole.tui.kit import actions, memory
-from ossconsole.tui.kit.dialogs import ConfirmScreen
+from ossconsole.tui.kit.dialogs import ConfirmScreen, ListScreen
 from ossconsole.tui.kit.glyphs import BRAILLE
 from ossconsole.tui.kit.palette import ActionProvider
+from ossconsole.tui.kit.screen import ConsoleScreen
 from ossconsole.tui.kit.terminal_bytes import TerminalBackground
+from ossconsole.tui.kit.text import Line
 from ossconsole.tui.setup.profiles import ProfileForm
 from ossconsole.tui.train.runs import RunsScreen
 from tests.tui.conftest import AppMaker
@@ -613,3 +616,19 @@ async def test_a_light_terminal_gets_the_light_theme_unless_the_answer_is_late_o
     asked.clear()
     assert (await answered(3600.0)).startswith("console-dark")
     assert asked == []
+
+
+async def test_clicks_that_arrive_together_close_a_dialog_once(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    answers: list[object] = []
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.push_screen(ListScreen("Rows", [Line(("one", "text")), Line(("two", "text"))]), answers.append)
+        await pilot.pause()
+        region = app.screen.query_one("#choices").region
+        for kind in (MouseDown, MouseUp) * 3:
+            event = kind(None, region.x, region.y, 0, 0, 1, False, False, False, region.x, region.y)
+            app._driver.process_message(event)  # type: ignore[union-attr]
+        await pilot.pause()
+        assert answers == [("enter", 0)]
+        assert isinstance(app.screen, ConsoleScreen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import itertools
@@ -25,9 +26,10 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat, encode
 from ossconsole.dataset.manifest import Manifest, Sample, read_manifest, write_manifest
-from ossconsole.storage.checkpoints.inspect import inspect_checkpoint, inspect_local_checkpoint
+from ossconsole.storage.checkpoints.inspect import LocalFiles, inspect_checkpoint
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
+from ossconsole.storage.jobs.actions import Copy, Usage, Versioning
 from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.multipart import list_uploads
 from ossconsole.storage.objects import ObjectSummary
@@ -35,6 +37,8 @@ from ossconsole.storage.retry import NO_RETRY
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.tui.app import ConsoleApp
+from ossconsole.tui.browse import commands
+from ossconsole.tui.browse.local import LocalFileScreen, read_folder
 from ossconsole.tui.browse.screen import BrowseScreen
 from ossconsole.tui.browse.transfers import SyncScreen
 from ossconsole.tui.console import NoCredentials, PreparationStage, Ready, StageState
@@ -48,12 +52,12 @@ from ossconsole.tui.kit.dialogs import (
     TypedConfirmScreen,
 )
 from ossconsole.tui.kit.table import VirtualTable
-from ossconsole.tui.train.screen import NewRunScreen
+from ossconsole.tui.train.screen import NewRunScreen, TrainScreen
 from tests.sandboxed import Sandboxed
 from tests.tui.browse_store import MemoryStore
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeRun, FakeServices, FakeStore, Script
-from tests.tui.screens import past_opening, shown
+from tests.tui.screens import past_opening, shown, thread_calls_ended
 
 WAIT_S = 20.0
 
@@ -351,7 +355,7 @@ async def test_the_weights_of_a_checkpoint_are_downloaded_alone(
         assert "e1-weights.safetensors" in browser.text
         await browser.answer(PromptScreen, str(out))
         await browser.job_is_over()
-        found = inspect_local_checkpoint(out)
+        found = inspect_checkpoint(LocalFiles(), str(out), out.stat().st_size)
         assert [row.name for row in found.model] == [
             row.name for row in inspect_checkpoint(bucket, key, bucket.head(key).size).model
         ]
@@ -1141,3 +1145,211 @@ class TestTwoPanes:
             await browser.press("n")
             await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
             assert "Local to bucket" not in browser.text
+
+    async def test_enter_shows_what_a_local_file_contains(
+        self, bucket: ObjectStore, make_app: AppMaker, folder: Path
+    ) -> None:
+        torch.save({"format": "ossconsole-checkpoint", "epoch": 3, "model": {"fc.weight": torch.ones(2, 4)}}, "a.pt")
+        (folder / "b.txt").write_text("first line\nsecond line")
+        (folder / "c.txt").write_text("1")
+        async with make_app(services(bucket), "browse").run_test(size=(80, 24)) as pilot:
+            browser = await opened(pilot, bucket)
+            await browser.press("t")
+            await browser.until(lambda: "c.txt" in browser.text)
+            await browser.press("down", "enter")
+            await browser.until(lambda: "fc.weight" in browser.text)
+            assert isinstance(pilot.app.screen, LocalFileScreen)
+            await browser.press("escape", "down", "enter")
+            await browser.until(lambda: "second line" in browser.text)
+            await browser.press("escape")
+            (folder / "c.txt").unlink()
+            await browser.press("down", "enter")
+            await browser.until(lambda: "cannot be read: No such file or directory" in browser.text)
+
+
+async def test_without_a_working_directory_and_with_a_path_that_cannot_be_one(
+    make_app: AppMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    async with make_app(services(FakeStore(KEYS)), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, FakeStore(KEYS), "checkpoints/")
+        await browser.press("u")
+        await browser.answer(PromptScreen, "~nobody-of-this-name/data")
+        await browser.until(lambda: "does not exist" in browser.text)
+        await browser.answer(PromptScreen, f"/{'x' * 300}")
+        await browser.until(lambda: "File name too long." in browser.text)
+
+
+async def test_the_size_of_a_selection_is_not_shown_as_that_of_the_folder_under_the_cursor(make_app: AppMaker) -> None:
+    store = MemoryStore({"a/1": b"1", "b/1": b"22", "c/1": b"333"})
+    async with make_app(services(store), "browse").run_test(size=(120, 30)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.press("home", "space", "space", "z")
+        await browser.job_is_over()
+        await browser.until(lambda: "2 objects" in browser.notices)
+        assert browser.screen.detail is not None
+        assert (browser.screen.detail.key, browser.screen.detail.usage) == ("c/", None)
+
+
+async def test_a_range_begins_at_its_row_also_after_another_order(make_app: AppMaker) -> None:
+    keys = {"a": 1, "b": 4, "c": 3, "d": 2}
+    async with make_app(services(FakeStore(keys)), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, FakeStore(keys), "")
+        await browser.goes_to("b")
+        await browser.press("v", "s")  # by size, the largest first: b c d a
+        await browser.until(lambda: browser.screen.model.settled)
+        await browser.goes_to("c")
+        await browser.press("v")
+        rows = browser.screen.model.rows
+        assert {rows.name(int(row)) for row in browser.screen.model.selection.rows} == {"b", "c"}
+
+
+async def test_what_was_known_of_one_bucket_is_not_shown_of_another(make_app: AppMaker) -> None:
+    store = MemoryStore({"data/1": b"1", "data/2": b"22"})
+    async with make_app(services(store), "browse").run_test(size=(120, 30)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.press("home", "z")
+        await browser.job_is_over()
+        await browser.until(lambda: "2 objects, 3 B" in browser.text)
+        browser.screen.store = FakeStore({"data/other": 5})  # type: ignore[assignment]
+        browser.screen.show_bucket()
+        await browser.until(lambda: browser.screen.detail is not None and browser.screen.model.listing.is_complete)
+        browser.app.tick()
+        assert browser.screen.detail is not None
+        assert (browser.screen.detail.key, browser.screen.detail.usage) == ("data/", None)
+
+
+async def test_a_bucket_selected_before_the_profile_changed_is_not_opened(make_app: AppMaker) -> None:
+    held, answered = threading.Event(), threading.Event()
+
+    def wait(_: str) -> None:
+        answered.set()
+        assert held.wait(WAIT_S)
+
+    store = MemoryStore({"mine": b"1"})
+    other = FakeStore({"theirs": 1}, before_page=wait)
+    store.for_bucket = lambda _: other  # type: ignore[attr-defined]
+    known = services(store)
+    async with make_app(known, "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.press("o")
+        await browser.until(lambda: isinstance(pilot.app.screen, ListScreen))
+        await browser.press("down", "enter")
+        await browser.until(answered.is_set)
+        new: Any = FakeStore({"new": 1})
+        known.stores = dict.fromkeys(EndpointKind, new)
+        known.profile = msgspec.structs.replace(store.profile, name="new")
+        await browser.until(lambda: browser.screen.store is new)
+        held.set()
+        await browser.until(lambda: not any(worker.group == "dialog" for worker in pilot.app.workers))
+        assert browser.screen.store is new
+
+
+async def test_the_jobs_of_a_sync_continue_while_another_screen_shows(make_app: AppMaker) -> None:
+    known = services(FakeStore(KEYS))
+    async with make_app(known, "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, FakeStore(KEYS), "")
+        screen, ended = browser.screen, threading.Event()
+        job = Usage(FakeStore(KEYS), [])  # type: ignore[arg-type]
+        screen.run_job(job, lambda _: ended.set())
+        await browser.press("4")
+        await asyncio.to_thread(job.wait)
+        await browser.until(ended.is_set)
+        assert browser.app.current_mode == "train"
+
+
+async def test_a_question_waits_for_its_screen(make_app: AppMaker) -> None:
+    held = threading.Event()
+    store = MemoryStore({"data/1": b"1"})
+    list_buckets = store.list_buckets
+
+    def slowly() -> Any:
+        assert held.wait(WAIT_S)
+        return list_buckets()
+
+    store.list_buckets = slowly  # type: ignore[method-assign]
+    async with make_app(services(store), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.press("o", "4")
+        await browser.until(lambda: browser.app.current_mode == "train")
+        held.set()
+        await thread_calls_ended(pilot)
+        await pilot.pause(0.1)
+        assert isinstance(pilot.app.screen, TrainScreen)
+        await browser.press("2")
+        await browser.until(lambda: isinstance(pilot.app.screen, ListScreen))
+
+
+async def test_a_list_of_jobs_does_not_end_the_question_that_waits_for_a_count(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "versioning", lambda _: Versioning.NEVER)
+    held = threading.Event()
+    store = MemoryStore({"data/1": b"1"})
+    list_all = store.list_all
+
+    def slowly(prefix: str) -> Any:
+        assert held.wait(WAIT_S)
+        return list_all(prefix)
+
+    store.list_all = slowly  # type: ignore[method-assign]
+    async with make_app(services(store), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.press("x", "J")
+        await browser.until(lambda: isinstance(pilot.app.screen, ListScreen))
+        held.set()
+        await browser.until(lambda: not browser.screen.console.jobs[0].alive)
+        await browser.press("escape")
+        await browser.until(lambda: isinstance(pilot.app.screen, TypedConfirmScreen))
+
+
+async def test_a_terminal_that_was_too_small_has_its_focus_and_its_details_again(make_app: AppMaker) -> None:
+    async with make_app(services(MemoryStore({"a": b"1", "b": b"2"})), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, None, "")
+        await pilot.resize_terminal(40, 12)
+        await pilot.pause()
+        await browser.press("down")
+        await pilot.resize_terminal(100, 30)
+        await pilot.pause()
+        await browser.press("end")
+        await browser.until(lambda: browser.screen.detail is not None and browser.screen.detail.info is not None)
+        assert browser.screen.detail is not None
+        assert browser.screen.detail.key == "b"
+
+
+def test_a_file_that_vanishes_while_its_folder_is_read_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).touch()
+
+    def vanishes(path: Path) -> bool:
+        if path.name == "b":
+            path.unlink()
+        return False
+
+    monkeypatch.setattr("ossconsole.tui.browse.local.is_partial", vanishes)
+    assert [entry.name for entry in read_folder(tmp_path)] == ["a", "c"]
+
+
+async def test_a_selection_made_while_a_job_is_active_stays(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    monkeypatch.setattr(Copy, "work", lambda _: held.wait(WAIT_S))
+    async with make_app(services(FakeStore({"a": 1, "b": 2})), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, None, "")
+        await browser.press("home", "space", "c")
+        await browser.answer(PromptScreen, "copy-of-a")
+        await browser.until(lambda: browser.screen.console.jobs)
+        assert not browser.screen.model.selection
+        await browser.goes_to("b")
+        await browser.press("space")
+        held.set()
+        await browser.job_is_over()
+        await browser.until(lambda: not browser.screen.model.refreshing)
+        rows = browser.screen.model.rows
+        assert [rows.name(int(row)) for row in browser.screen.model.selection.rows] == ["b"]

@@ -15,7 +15,7 @@ from ossconsole.storage.listing import SortKey
 from ossconsole.storage.objects import ListPage, ObjectSummary
 from ossconsole.tui.browse.commands import _names
 from ossconsole.tui.browse.detail import Detail, detail_blocks
-from ossconsole.tui.browse.model import BrowseModel, CursorPosition
+from ossconsole.tui.browse.model import BrowseModel, CursorPosition, EmptyBucket
 from ossconsole.tui.browse.table import selection_words, status_lines
 from ossconsole.tui.kit.glyphs import BRAILLE
 from ossconsole.tui.kit.text import Line
@@ -235,3 +235,14 @@ def test_a_refresh_of_many_rows_is_put_in_order_by_a_thread() -> None:
     assert watched.names[:2] == ["29999", "29998"]
     assert len(watched.names) == 29_999
     assert [watched.model.rows.name(int(row)) for row in watched.model.selection.rows] == ["00007"]
+
+
+def test_up_from_a_folder_with_an_empty_name_opens_the_one_that_has_it() -> None:
+    model = BrowseModel(EmptyBucket(), lambda: None)
+    for folder, above in (("a//b/", ["a//", "a/", ""]), ("/x/", ["/", ""]), ("a/be", ["a/", ""])):
+        model.open(folder)
+        opened = []
+        while model.up():
+            opened.append(model.prefix)
+        assert opened == above
+    model.close()

@@ -36,7 +36,7 @@ from ossconsole.storage.jobs.sync import Direction, SyncDifference, SyncEntry, S
 from ossconsole.storage.listing import ListingState
 from ossconsole.storage.multipart import UnfinishedUpload
 from ossconsole.tui.browse.checkpoints import CheckpointCompareScreen
-from ossconsole.tui.browse.local import LocalEntry
+from ossconsole.tui.browse.local import LocalEntry, LocalFileScreen
 from ossconsole.tui.browse.screen import BrowseScreen
 from ossconsole.tui.browse.transfers import SyncScreen
 from ossconsole.tui.kit.dialogs import ImageScreen, ListScreen, PromptScreen, TextScreen, TypedConfirmScreen
@@ -287,6 +287,12 @@ async def two_panes(browser: Browser) -> None:
     await browser.press("down", "space")
 
 
+async def local_file(browser: Browser) -> None:
+    await two_panes(browser)
+    await browser.press("down", "enter")
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, LocalFileScreen))
+
+
 async def bucket_side(browser: Browser) -> None:
     await two_panes(browser)
     await browser.press("tab", "space")
@@ -336,6 +342,7 @@ PICTURES: dict[str, tuple[str, str, Callable[[Browser], Any]]] = {
     "failed": ("names/", "", failed),
     "two-panes": ("", "", two_panes),
     "two-panes-bucket": ("", "", bucket_side),
+    "local-file": ("", "", local_file),
     "sync": ("names/", "", sync_plan),
 }
 
@@ -375,6 +382,10 @@ def test_pictures(
     monkeypatch.setattr("ossconsole.tui.browse.commands.Path.cwd", lambda: Path("/data"))
     files = [LocalEntry("pictures", 0, START, True), LocalEntry("notes.txt", 2_310, START, False)]
     monkeypatch.setattr("ossconsole.tui.browse.local.read_folder", lambda _: files)
+    store.data["/data/notes.txt"] = "".join(
+        f"epoch {number}: top-1 {50 + number} %\n" for number in range(110)
+    ).encode()
+    monkeypatch.setattr("ossconsole.tui.browse.local.LocalFiles", lambda: store)
     services = FakeServices(stores=dict.fromkeys(EndpointKind, store))  # type: ignore[arg-type]
     assert snap_compare(make_app(services, "browse"), terminal_size=size, run_before=prepare)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import stat
+import threading
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList, Static
 
-from ossconsole.config.connector import load_connector_config, save_connector_config
+from ossconsole.config.connector import connector_config_path, load_connector_config, save_connector_config
 from ossconsole.config.credential_sources import connector_file, ossutil_file, read_connector_file
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.endpoints import EndpointKind
@@ -43,7 +45,7 @@ from tests.tui.fakes_setup import (
     half_way,
     no_bucket,
 )
-from tests.tui.screens import settle, shown, thread_calls_ended
+from tests.tui.screens import past_opening, settle, shown, thread_calls_ended
 
 SMALL, LARGE = (80, 24), (120, 40)
 
@@ -811,3 +813,58 @@ def test_the_accelerator_panel_names_keys_only_where_they_can_be_pressed() -> No
     assert line.text == " Not read yet. Press c to test, a to create or change it."
     (line,) = accelerator_lines(None, "", BRAILLE, 80, keys=False)
     assert line.text == " Not read yet."
+
+
+async def test_a_broken_connector_configuration_is_reported(make_app: AppMaker) -> None:
+    connector_config_path().parent.mkdir(parents=True, exist_ok=True)
+    connector_config_path().write_text("{")
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "o")
+        await settle(pilot)
+        assert top(app, SetupScreen)
+        assert "is not JSON" in "".join(notice.message for notice in app._notifications)
+
+
+async def test_a_change_goes_to_the_bucket_that_its_question_names(make_app: AppMaker) -> None:
+    services, other = setup_services(), FakeBucketSetup()
+    first = services.setup
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "a")
+        await until_shown(pilot, app, "500 GB: estimated CNY")
+        services.profile, services.setup = msgspec.structs.replace(REAL, name="other", bucket="other"), other
+        app.tick()
+        await press(pilot, "right", "right", "enter")
+        await confirm(pilot, "imagenet-train")
+        await pilot.app.workers.wait_for_complete()
+    assert (first.asked, other.asked) == (["delete cn-hangzhou-j"], [])
+
+
+async def test_what_was_read_of_the_profile_before_is_not_shown(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services, asked, held = setup_services(), threading.Event(), threading.Event()
+    services.pair = Credentials("LTAI5tOfTheFirstAbc1", Secret(SECRET))
+    credentials = services.credentials
+
+    def slowly() -> Credentials:
+        found = credentials()
+        if not asked.is_set():
+            asked.set()
+            assert held.wait(20)
+        return found
+
+    monkeypatch.setattr(services, "credentials", slowly)
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await past_opening(pilot)
+        await asyncio.to_thread(asked.wait, 20)
+        services.profile = msgspec.structs.replace(REAL, name="other")
+        services.pair = Credentials("LTAI5tOfTheOtherXyz2", Secret(SECRET))
+        await until_shown(pilot, app, "LTAI…Xyz2")
+        held.set()
+        await settle(pilot)
+        assert "LTAI…Xyz2" in plain(app)

@@ -17,7 +17,7 @@ from ossconsole.storage.probe.report import ProbeStep
 from ossconsole.tui.kit.dialogs import ConfirmScreen, TypedConfirmScreen
 from ossconsole.tui.setup.accelerator import AcceleratorForm
 from ossconsole.tui.setup.panels import ProbeState
-from ossconsole.tui.setup.screen import SetupScreen
+from ossconsole.tui.setup.screen import SetupScreen, _read_accelerator
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL
 from tests.tui.fakes_setup import SetupServices, accelerated_unreachable, all_good, half_way
@@ -46,7 +46,7 @@ def prepared(steps: Sequence[ProbeStep] | None, *, over: bool) -> Callable[[Pilo
                 probe.finish()
             screen._probe = probe
             if not probe.problems and over:
-                await asyncio.to_thread(screen._read_accelerator)
+                await asyncio.to_thread(_read_accelerator, screen.services.bucket_setup(), screen._known)
         else:  # the test that the screen has run by itself, which took no time
             screen._probe = ProbeState(clock=lambda: 0.0)
             screen._probe.finish()

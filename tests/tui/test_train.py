@@ -14,7 +14,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.tui.console import PreparationStage, StageState
-from ossconsole.tui.kit import dialogs
+from ossconsole.tui.kit import dialogs, memory
 from ossconsole.tui.kit.dialogs import ConfirmScreen
 from ossconsole.tui.train.screen import NewRunScreen
 from tests.tui.conftest import AppMaker
@@ -702,3 +702,18 @@ async def test_a_switch_by_hand_ends_the_guide_of_the_demo(make_app: AppMaker) -
         await settle(pilot)
         assert run.asked == []
         assert app.monitor.guide is None
+
+
+async def test_a_remembered_value_that_is_not_in_the_list_is_replaced(make_app: AppMaker) -> None:
+    memory.remember("train", "sandbox", {"device": "mps", "freeze": "head", "endpoint": "mirror", "epochs": 7})
+    services = FakeServices()
+    app = make_app(services, "train")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await pilot.pause()
+        assert isinstance(app.screen, NewRunScreen)
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+    started = services.started[0]
+    assert (started.device, started.freeze, started.endpoint, started.epochs) == ("auto", "none", "standard", 7)

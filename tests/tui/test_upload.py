@@ -544,3 +544,38 @@ def test_the_keys_of_the_form_are_dim_where_they_do_nothing(ready: bool, style: 
     """As in the footer."""
     lines = form_lines(PanelArea(80, 20, BRAILLE), "oss://bucket/dataset", "", ready=ready)
     assert [line.pieces[0] for line in lines[:3]] == [(f" {key}  ", style) for key in "soa"]
+
+
+@pytest.mark.parametrize("text", ["~nobody-of-this-name/pictures", "x" * 300])
+async def test_a_source_that_cannot_be_a_path_ends_nothing(make_app: AppMaker, text: str) -> None:
+    services = FakeServices(plan=ConsoleError(f"{text} does not exist."))
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = text
+        await pilot.press("o")
+        await pilot.pause()
+        app.screen.query_one("#picked", Input).value = text
+        await pilot.press("ctrl+s", "s")
+        await settle(pilot)
+        assert services.planned == [UploadSettings(source=Path(text))]
+        assert "does not exist" in shown(app)
+
+
+async def test_another_profile_has_its_own_form_and_no_plan_of_the_one_before(make_app: AppMaker) -> None:
+    memory.remember("upload", "other", {"recent": ["/data/other"], "prefix": "other-data"})
+    services = FakeServices(plan=PLAN)
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/data/pictures"
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        assert "390 samples" in shown(app)
+        services.profile = msgspec.structs.replace(SIMULATED, name="other", bucket="other")
+        await settle(pilot)
+        assert "390 samples" not in shown(app)
+        await pilot.press("s")
+        await settle(pilot)
+    assert services.uploads == []
+    assert services.planned[-1] == UploadSettings(source=Path("/data/other"), prefix="other-data")

@@ -209,6 +209,7 @@ class Journal:
         self._errors = _DatabaseErrors(path)
         self._committed = time.monotonic()
         self._assume_stale = False
+        self._listed = "sent > 0"
         with self._errors:
             self._prefix_lock = JournalLock(path)
             try:
@@ -368,18 +369,19 @@ class Journal:
     def samples(self, split: str, labels: dict[str, int], fmt: SampleFormat) -> Iterator[Sample]:
         """The samples of a split in the bucket, by key."""
         columns = "key, class, height, width, crc64, bytes"
-        for key, class_name, height, width, crc64, size in self._pages(columns, "sent > 0", f"{split}/"):
+        for key, class_name, height, width, crc64, size in self._pages(columns, self._listed, f"{split}/"):
             listed = size if fmt.encoded else 0
             yield Sample(key, labels[class_name], height, width, int(crc64) if crc64.isdecimal() else 0, listed)
 
     def classes(self) -> list[str]:
         """The classes that have samples in the bucket."""
         with self._errors:
-            return [row[0] for row in self._db.execute("SELECT DISTINCT class FROM samples WHERE sent > 0")]
+            query = f"SELECT DISTINCT class FROM samples WHERE {self._listed}"  # noqa: S608
+            return [row[0] for row in self._db.execute(query)]
 
     def has_samples(self, split: str) -> bool:
         """Whether a split has samples in the bucket."""
-        return next(self._pages("key", "sent > 0", f"{split}/"), None) is not None
+        return next(self._pages("key", self._listed, f"{split}/"), None) is not None
 
     def unfinished(self) -> list[str]:
         """Paths of this run's files that are neither in the bucket nor failed."""
@@ -391,6 +393,10 @@ class Journal:
         """Keys in the bucket whose files this run did not find in the source."""
         for (key,) in self._pages("key", f"sent > 0 AND seen < {self._run}"):
             yield key
+
+    def leave_out_removed(self) -> None:
+        """From now on `samples`, `classes` and `has_samples` are without those that `removed` gives."""
+        self._listed = f"sent > 0 AND seen = {self._run}"
 
     def forget(self, keys: Iterable[str]) -> None:
         """The objects were deleted."""

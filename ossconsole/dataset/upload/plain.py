@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.actions import Delete
 from ossconsole.storage.jobs.download import Download, Existing
 from ossconsole.storage.jobs.job import DEFAULT_THREADS, Job
-from ossconsole.storage.jobs.sync import DeleteFiles, Direction, SyncDifference, SyncEntry, SyncPlan
+from ossconsole.storage.jobs.sync import DeleteFiles, Direction, SyncDifference, SyncEntry, SyncPlan, entries_below
 from ossconsole.storage.jobs.threads import BandwidthCap
 from ossconsole.storage.multipart import PART_SIZE, ResumableUpload, file_crc64
 
@@ -55,11 +55,15 @@ class PlainUpload(Job):
     ) -> None:
         """Raises SettingsError when `source` is not a file or folder."""
         super().__init__(f"Upload of {safe_text(str(source))}", threads=threads)
-        if not source.exists():
-            raise SettingsError(f"{safe_text(str(source))} does not exist.", remedy="Enter a file or a folder.")
-        if not source.is_file() and not source.is_dir():
-            what = not_a_file(str(source))
-            raise SettingsError(f"{safe_text(str(source))} is {what}.", remedy="Enter a file or a folder.")
+        try:
+            mode = source.stat().st_mode
+            problem = "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else f"is {not_a_file(str(source))}"
+        except (FileNotFoundError, NotADirectoryError):
+            problem = "does not exist"
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        if problem:
+            raise SettingsError(f"{source} {problem}.", remedy="Enter a file or a folder.")
         self._store = store.pausing(self.wait_to_retry)
         self._source = source
         self._prefix = prefix.strip("/")
@@ -106,18 +110,18 @@ class PlainUpload(Job):
         if self._source.is_file():
             yield PlainFile(self._source, object_key(self._prefix, self._source.name), self._source.stat().st_size)
             return
-        for folder, folders, names in os.walk(self._source, onerror=self.fail_folder):
-            links = [name for name in folders if Path(folder, name).is_symlink()]
-            for name in (*links, *names):
-                path = Path(folder, name)
-                relative = path.relative_to(self._source).as_posix()
-                if path.is_file():
-                    yield PlainFile(path, object_key(self._prefix, relative), path.stat().st_size)
-                elif path.exists():
-                    self._unused.add(relative, not_a_file(str(path)))
-                else:
-                    self.tracker.add_total(1, 0)
-                    self.fail(relative, ConsoleError(f"{safe_text(str(path))}: {not_a_file(str(path))}."))
+        for path in entries_below(self._source, self.fail_folder):
+            relative = path.relative_to(self._source).as_posix()
+            try:
+                status = path.stat()
+            except OSError:
+                self.tracker.add_total(1, 0)
+                self.fail(relative, ConsoleError(f"{safe_text(str(path))}: {not_a_file(str(path))}."))
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield PlainFile(path, object_key(self._prefix, relative), status.st_size)
+            else:
+                self._unused.add(relative, not_a_file(str(path)))
 
     def _parts(self, file: PlainFile) -> Iterator[Callable[[], None]]:
         opened: list[ResumableUpload] = []

@@ -183,7 +183,7 @@ class SampleUpload(UploadJob):
         journal.drop_unsent()
         self.removed = list(journal.removed())
         if self.settings.prune:
-            journal.forget(self.removed)
+            journal.leave_out_removed()
         classes = layout.label_order(journal.classes())
         labels = {name: label for label, name in enumerate(classes)}
         fmt = self.settings.format
@@ -199,6 +199,8 @@ class SampleUpload(UploadJob):
         )
         self.manifest = write_manifest(self.store, self.prefix, head, splits)
         self.prune()
+        if self.pruned:  # not before: a deletion that fails is repeated by the next upload
+            journal.forget(self.removed)
 
 
 # The verification: what the journal says was sent, compared with what the bucket lists

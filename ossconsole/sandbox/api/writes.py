@@ -178,12 +178,7 @@ async def append(call: Call) -> Reply:
         raise invalid_argument("position must be a whole number.", "position", call.query.get("position", ""))
     # The object gets its attributes with its first bytes; later requests change none.
     attributes = attributes_of(call) if position == 0 else Attributes()
-    writer = await receive_body(call)
-    try:
-        stored = call.store.append(call.bucket, call.object_key, position, writer, attributes)
-    except OssError:
-        writer.discard()
-        raise
+    stored = call.store.append(call.bucket, call.object_key, position, await receive_body(call), attributes)
     headers = {
         "ETag": f'"{stored.etag}"',
         "x-oss-hash-crc64ecma": str(stored.crc64),

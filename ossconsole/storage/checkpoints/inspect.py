@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import math
@@ -11,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -30,9 +29,6 @@ from ossconsole.storage.checkpoints.pickle_reader import (
 from ossconsole.storage.checkpoints.refusal import Refusal, refuse_by_head
 from ossconsole.storage.checkpoints.safetensors_header import NotSafetensorsError, read_header
 from ossconsole.storage.errors import StorageError
-
-if TYPE_CHECKING:
-    from ossconsole.storage.client import ObjectStore
 
 Fetch = Callable[[int, int], bytes]
 """Reads bytes of a file: from a place, in a length; fewer at the end."""
@@ -202,28 +198,43 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind == _OWN_KIND and not self.foreign
 
 
-def inspect_checkpoint(store: ObjectStore, key: str, size: int) -> CheckpointInfo:
-    """Reads the directory and the pickle of a checkpoint in the bucket. Raises CheckpointError, StorageError.
+class Readable(Protocol):
+    """What an object is read from: a bucket, by key, or the disk, by path. Raises ConsoleError."""
+
+    def get(self, key: str) -> bytes:
+        """All its bytes."""
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """At most `length` bytes from offset `start`."""
+
+
+class LocalFiles:
+    """Files of this machine; their keys are their paths."""
+
+    def get(self, key: str) -> bytes:
+        """See `Readable.get`."""
+        return self.get_range(key, 0, -1)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """See `Readable.get_range`."""
+        try:
+            with Path(key).open("rb") as file:
+                file.seek(start)
+                return file.read(length)
+        except OSError as error:
+            raise ConsoleError(f"{safe_text(key)} cannot be read: {error.strerror}.") from error
+
+
+def inspect_checkpoint(files: Readable, key: str, size: int) -> CheckpointInfo:
+    """Reads the directory and the pickle of a checkpoint. Raises CheckpointError, and what `files` raises.
 
     Of a DCP checkpoint `key` is its `.metadata`; the epoch and other plain values are read from the files beside it.
     """
 
     def beside(name: str) -> Fetch:
-        return functools.partial(store.get_range, f"{key[: -len(SHARDED_NAME)]}{name}")
+        return functools.partial(files.get_range, f"{key[: -len(SHARDED_NAME)]}{name}")
 
-    return read_checkpoint(RangedFile(functools.partial(store.get_range, key), size), key, beside)
-
-
-def inspect_local_checkpoint(path: Path) -> CheckpointInfo:
-    """The same for a file on the disk."""
-
-    def reader(file: Path) -> Fetch:
-        descriptor = opened.enter_context(file.open("rb")).fileno()
-        return lambda start, length: os.pread(descriptor, length, start)
-
-    with contextlib.ExitStack() as opened:
-        file = RangedFile(reader(path), path.stat().st_size)
-        return read_checkpoint(file, path.name, lambda name: reader(path.with_name(name)))
+    return read_checkpoint(RangedFile(functools.partial(files.get_range, key), size), key, beside)
 
 
 def read_checkpoint(file: RangedFile, name: str, beside: FilesBeside | None = None) -> CheckpointInfo:
@@ -417,8 +428,9 @@ def _describe_sharded(file: RangedFile, name: str, beside: FilesBeside | None) -
             if part not in opened:
                 opened[part] = RangedFile(beside(part), index.files[part], budget=_VALUES_BUDGET)
             return opened[part].read_at(offset, length)
-        except (StorageError, FileNotFoundError) as error:
-            if isinstance(error, StorageError) and error.status not in _NOT_THERE:
+        except ConsoleError as error:
+            in_bucket = isinstance(error, StorageError) and error.status in _NOT_THERE
+            if not in_bucket and not isinstance(error.__cause__, FileNotFoundError):
                 raise
             raise FileCutShortError(
                 f"{safe_text(part)} is missing, or shorter than the index says.", remedy="Copy the folder again."

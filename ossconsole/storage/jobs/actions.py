@@ -113,12 +113,13 @@ class Delete(Job):
                 )
                 gone.update(result.deleted_keys)
         except StorageError as error:
+            self._breaker.check(error)
             for found in together:
                 self.fail(found.key, error, found.size)
             together = []
         for found in together:
             if found.key in gone:
-                self.tracker.complete(found.key, found.size)
+                self.succeed(found.key, found.size)
             else:
                 self.fail(found.key, ConsoleError(f"OSS did not delete {safe_text(found.key)}."), found.size)
         for found in batch:
@@ -129,9 +130,9 @@ class Delete(Job):
         try:
             self._store.delete(found.key)
         except StorageError as error:
-            self.fail(found.key, error, found.size)
+            self.refused(found.key, error, found.size)
         else:
-            self.tracker.complete(found.key, found.size)
+            self.succeed(found.key, found.size)
 
 
 class Copy(Job):
@@ -187,9 +188,9 @@ class Copy(Job):
                 self._check_copy(found, target, acl)
                 self._store.delete(found.key)
         except StorageError as error:
-            self.fail(found.key, error, found.size)
+            self.refused(found.key, error, found.size)
         else:
-            self.tracker.complete(found.key, found.size)
+            self.succeed(found.key, found.size)
 
     def _reads_versions(self) -> bool:
         """Whether the bucket keeps versions, or may do so: then OSS overwrites whatever the request forbids."""
@@ -319,14 +320,14 @@ class Restore(Job):
         try:
             fresh = archived and self._request(found)
         except StorageError as error:
-            self.fail(found.key, error, found.size)
+            self.refused(found.key, error, found.size)
             return
         with self._counting:
             self.requested += fresh
             self.in_progress += archived and not fresh
             if archived:
                 self.classes.add(found.storage_class)
-        self.tracker.complete(found.key, found.size, skipped=not archived)
+        self.succeed(found.key, found.size, skipped=not archived)
 
     def _request(self, found: ObjectSummary) -> bool:
         """False when an earlier request is still in progress."""

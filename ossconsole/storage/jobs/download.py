@@ -210,7 +210,8 @@ class Download(Job):
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode) or status.st_size != item.size:
             return False
-        if int(status.st_mtime) == item.modified:
+        # A download sets the time of the object, a whole second; a file written in that second has parts of it.
+        if status.st_mtime_ns == item.modified * 10**9:
             return True
         crc64 = self._store.head(item.key).crc64
         if crc64 is None or crc64 != file_crc64(path):

@@ -302,6 +302,16 @@ class Job(BackgroundJob):
         self.failures.append(Failure(key, str(error), code, request_id))
         self.tracker.complete(key, size, failed=True)
 
+    def refused(self, key: str, error: StorageError, size: int = 0) -> None:
+        """Records an object that OSS refused. Raises `error` when every other object would be refused as well."""
+        self._breaker.check(error)
+        self.fail(key, error, size)
+
+    def succeed(self, key: str, size: int, *, skipped: bool = False) -> None:
+        """Records an object as done, by a request that OSS answered."""
+        self._breaker.succeeded()
+        self.tracker.complete(key, size, skipped=skipped)
+
     def fail_folder(self, error: OSError) -> None:
         """Records a folder that cannot be read, as the `onerror` of os.walk."""
         self.tracker.add_total(1, 0)

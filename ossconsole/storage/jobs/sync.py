@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
 
 _READ_SIZE = 4 << 20
+_LINK_TO_NOTHING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 _NAMES_LISTED_ALONE = 50  # with more names, one listing of the prefix needs fewer requests
 
 
@@ -91,6 +94,13 @@ class _Pair(msgspec.Struct, frozen=True):
     object: ObjectSummary | None
 
 
+def entries_below(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    """Everything below a folder that is no folder itself; links to folders, too, which are not followed."""
+    for parent, folders, names in os.walk(folder, onerror=on_error):
+        links = (name for name in folders if os.path.islink(os.path.join(parent, name)))  # noqa: PTH114, PTH118
+        yield from (Path(parent, name) for name in (*links, *names))
+
+
 class SyncComparison(Job):
     """Compares what is below `folder` with what is below `prefix`; the plan is in `plan` after the end.
 
@@ -117,7 +127,7 @@ class SyncComparison(Job):
         self._prefix = prefix
         self._direction = direction
         self._names = names
-        self._differences: dict[str, SyncDifference] = {}
+        self._differences: dict[tuple[str, Path], SyncDifference] = {}
         self._others = 0
 
     def work(self) -> None:
@@ -126,7 +136,8 @@ class SyncComparison(Job):
         self.pool(self.counted(pairs), lambda pair: self.attempt(pair, self._compare))
         if not self.failures:
             entries = (
-                SyncEntry(pair.key, pair.path, pair.size, self._differences[pair.key], pair.object) for pair in pairs
+                SyncEntry(pair.key, pair.path, pair.size, self._differences[pair.key, pair.path], pair.object)
+                for pair in pairs
             )
             ordered = tuple(sorted(entries, key=lambda entry: entry.key))
             self.plan = SyncPlan(self._direction, self._folder, self._prefix, ordered, self._others)
@@ -178,13 +189,9 @@ class SyncComparison(Job):
                     yield from (found for found in page.objects if found.key == self._prefix + name)
 
     def _files(self, tops: Iterable[Path]) -> Iterator[LocalFile]:
-        for path in tops:
-            if path.is_dir() and not path.is_symlink():
-                for folder, folders, names in os.walk(path, onerror=self.fail_folder):
-                    links = [name for name in folders if Path(folder, name).is_symlink()]
-                    for name in (*links, *names):
-                        yield from self._file(Path(folder, name))
-            else:
+        for top in tops:
+            is_folder = os.path.isdir(top) and not os.path.islink(top)  # noqa: PTH112, PTH114 - Path's may raise
+            for path in entries_below(top, self.fail_folder) if is_folder else [top]:
                 yield from self._file(path)
 
     def _tops(self, objects: Sequence[tuple[DownloadItem, ObjectSummary]]) -> list[Path]:
@@ -202,8 +209,15 @@ class SyncComparison(Job):
         self.check_cancelled()
         if is_partial(path):
             return
-        if path.is_file():
-            yield LocalFile(path.relative_to(self._folder).as_posix(), path, path.stat().st_size)
+        try:
+            status = path.stat()
+        except OSError as error:
+            if error.errno not in _LINK_TO_NOTHING:
+                self.fail_folder(error)
+                return
+            status = None
+        if status is not None and stat.S_ISREG(status.st_mode):
+            yield LocalFile(path.relative_to(self._folder).as_posix(), path, status.st_size)
         else:
             self._others += 1
 
@@ -211,7 +225,8 @@ class SyncComparison(Job):
 
     def _compare(self, pair: _Pair) -> None:
         difference = self._difference(pair)
-        self._differences[pair.key] = difference
+        # A file `100%` has the key of the object that a download writes to `100%25`.
+        self._differences[pair.key, pair.path] = difference
         self.tracker.complete(pair.key, pair.size, skipped=difference is SyncDifference.SAME)
 
     def _difference(self, pair: _Pair) -> SyncDifference:

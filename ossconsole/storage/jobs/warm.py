@@ -25,6 +25,7 @@ from ossconsole.storage.accelerator import Accelerator, missing_text, other_acce
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Job, ProgressTracker
 from ossconsole.storage.jobs.threads import BandwidthCap
+from ossconsole.storage.multipart import write_all
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -219,7 +220,8 @@ class WarmJournal:
             return
         digests = array("Q")
         digests.frombytes(os.pread(descriptor, max(0, whole), len(identity)))
-        os.ftruncate(descriptor, len(identity) + len(digests) * 8)  # half a record, of a machine that stopped
+        if len(digests) * 8 < os.fstat(descriptor).st_size - len(identity):  # half a record, of a machine that stopped
+            os.ftruncate(descriptor, len(identity) + len(digests) * 8)  # changes the time of the file in any case
         self._known.update(digests)
 
     @classmethod
@@ -272,7 +274,8 @@ class WarmJournal:
     def _save(self) -> None:
         data, self._waiting = self._waiting.tobytes(), array("Q")
         if data:
-            os.pwrite(self._descriptor, data, os.fstat(self._descriptor).st_size)
+            records = (os.fstat(self._descriptor).st_size - len(self._identity)) // 8  # a full disk may have cut one
+            write_all(self._descriptor, data, len(self._identity) + records * 8)
         self._saved_at = time.monotonic()
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.files import decode_json, read_private, state_dir, write_private
+from ossconsole.config.files import decode_json, encode_json, read_private, state_dir, write_private
 from ossconsole.config.metadata import Instance, MetadataService
 from ossconsole.config.text import counted
 from ossconsole.storage.accelerator import find_accelerator
@@ -113,7 +113,7 @@ def check_new(name: str) -> None:
 def save(bench: SavedBench) -> Path:
     """Writes the file (0600) and returns its path. Raises SettingsError."""
     path = bench_path(bench.name)
-    write_private(path, msgspec.json.encode(bench))
+    write_private(path, encode_json(bench))
     return path
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -159,8 +159,8 @@ class CheckpointSaver:
         return False
 
     def needs(self, progress: RunProgress) -> bool:
-        """Whether the run advanced since the last checkpoint; call when `ready`."""
-        return progress != self._saved
+        """Whether anything was trained since the last checkpoint: skipped steps train nothing. Call when `ready`."""
+        return replace(progress, step=self._saved.step) != self._saved
 
     def clear_leftovers(self) -> None:
         """Aborts the unfinished uploads of killed runs, in the background, before the first checkpoint."""
@@ -236,6 +236,7 @@ def open_saver(
         keep=context.settings.keep_checkpoints,
         timeout_s=_TIMEOUT_S,
         model=context.settings.model,
+        on_warning=context.warn,
     )
     if restarted:
         try:

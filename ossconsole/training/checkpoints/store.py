@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import mmap
 import os
 import re
@@ -32,6 +33,8 @@ from ossconsole.telemetry.runs import record_path, summarise
 from ossconsole.training.child import become_child, spawn
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.settings import DEFAULT_MODEL
+
+log = logging.getLogger(__name__)
 
 _PROBE_TIMEOUT_S = 5.0
 _STOP_TIMEOUT_S = 5.0
@@ -72,11 +75,21 @@ def best_key(prefix: str, model: str = DEFAULT_MODEL) -> str:
     return f"{prefix}/{model}-best.pt"
 
 
-def run_checkpoints(store: ObjectStore, prefix: str, model: str) -> list[str]:
-    """The keys of the checkpoints that runs of a model wrote, the newest first. Raises StorageError."""
-    names = re.compile(re.escape(f"{prefix}/{model}-") + r"[^/]+-e\d+-s\d+\.pt")
-    found = [info for info in store.list_all(f"{prefix}/{model}-") if names.fullmatch(info.key)]
-    return [info.key for info in sorted(found, key=lambda info: (info.modified, info.key), reverse=True)]
+_KEY_END = re.compile(r"[^/]+-e(?P<epoch>\d+)-s(?P<step>\d+)\.pt")
+
+
+def run_checkpoints(store: ObjectStore, prefix: str, model: str, run: str = "") -> list[str]:
+    """The keys of the checkpoints that runs of a model wrote, or one `run`, the newest first. Raises StorageError.
+
+    OSS dates them by the second; those of one second are in the order of their epochs and steps.
+    """
+    start = f"{prefix}/{model}-{run}-" if run else f"{prefix}/{model}-"
+    found = [
+        (info.modified, int(match["epoch"]), int(match["step"]), info.key)
+        for info in store.list_all(start)
+        if (match := _KEY_END.fullmatch(info.key, len(f"{prefix}/")))
+    ]
+    return [key for *_, key in sorted(found, reverse=True)]
 
 
 _URI = re.compile(r"^oss://(?P<bucket>[^/]+)/(?P<key>.+)$")
@@ -153,7 +166,10 @@ def _has_ended(run: str) -> bool:
 
 
 class CheckpointStore:
-    """The checkpoints of a run: the connector writes a unique key, oss2 verifies it and copies it to the stable key."""
+    """The checkpoints of a run: the connector writes a unique key, oss2 verifies it and copies it to the stable key.
+
+    `on_warning` gets a message and a remedy where a checkpoint was written and what follows it failed.
+    """
 
     def __init__(
         self,
@@ -164,8 +180,10 @@ class CheckpointStore:
         keep: int,
         timeout_s: float,
         model: str = DEFAULT_MODEL,
+        on_warning: Callable[[str, str], object] = log.warning,
     ) -> None:
         self._store = store
+        self._on_warning = on_warning
         self._prefix = connector.profile.checkpoint_prefix
         self._run = run
         self._model = model
@@ -189,7 +207,8 @@ class CheckpointStore:
         """Writes a checkpoint. The `best` of the run so far is also copied to the best key, and kept longer.
 
         `on_written` gets the key and the bytes written so far, every few megabytes. Raises ConsoleError when the write
-        failed; the stable key then still holds the previous checkpoint. Its `seconds` include the copies.
+        failed; the stable key then still holds the previous checkpoint. The copy of the best one and the deletion of
+        old ones may fail, with a warning. Its `seconds` include the copies.
         """
         begun = time.perf_counter()
         key = checkpoint_key(self._prefix, self._run, progress, self._model)
@@ -197,10 +216,7 @@ class CheckpointStore:
         if key not in self._written:
             self._written.append(key)
         self._store.copy(key, self._stable)
-        best_copy = best_key(self._prefix, self._model) if best else ""
-        if best_copy:
-            self._store.copy(key, best_copy)
-            self._best = key
+        best_copy = self._copy_best(key) if best else ""
         self._drop_old()
         self._remove_partial()
         return events.Checkpoint(
@@ -221,9 +237,7 @@ class CheckpointStore:
 
     def adopt(self) -> None:
         """Takes over the checkpoints that this run wrote before torchrun restarted it. Raises StorageError."""
-        first = checkpoint_key(self._prefix, self._run, RunProgress(0, 0, [], {}), self._model)
-        prefix = first.removesuffix("e00-s000000.pt")
-        self._written = sorted(info.key for info in self._store.list_all(prefix))
+        self._written = run_checkpoints(self._store, self._prefix, self._model, self._run)[::-1]
 
     def abort_leftovers(self) -> list[str]:
         """Aborts the unfinished uploads of ended runs of this machine, such as killed ones; returns their keys.
@@ -308,13 +322,25 @@ class CheckpointStore:
                 f"The checkpoint {self._store.uri(key)} differs from what was written (CRC64).", remedy=NEXT_TRIED
             )
 
+    def _copy_best(self, key: str) -> str:
+        """The best key, to which `key` was copied; "" where that failed."""
+        self._best, target = key, best_key(self._prefix, self._model)
+        try:
+            self._store.copy(key, target)
+        except StorageError as error:
+            self._on_warning(f"The best checkpoint, {key}, was not copied to {target}: {error.message}", error.remedy)
+            return ""
+        return target
+
     def _drop_old(self) -> None:
-        """Keeps the newest `keep` of this run (all with 0), and the best one."""
-        if self._keep:
-            for key in self._written[: -self._keep]:
+        """Keeps the newest `keep` of this run (all with 0), and the best one; the next checkpoint retries the rest."""
+        try:
+            for key in self._written[: -self._keep] if self._keep else ():
                 if key != self._best:
                     self._store.delete(key)
                     self._written.remove(key)
+        except StorageError as error:
+            self._on_warning(f"An old checkpoint was not deleted: {error.message}", error.remedy)
 
 
 def _sleep(wait: Wait) -> None:

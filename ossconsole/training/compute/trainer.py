@@ -219,7 +219,8 @@ class Trainer:
         self._eager.train(own > 1 and not self._frozen)
         if self._draws:
             # A function of the step, so that a resumed run drops the same values.
-            torch.manual_seed(self._settings.seed << 40 | self._steps << 12 | self._group.rank_info.rank)
+            seed = self._settings.seed << 40 | self._steps << 12 | self._group.rank_info.rank
+            torch.manual_seed(seed % 2**64)
         # DDP averages the gradients of the ranks; with this weight that is the mean over the samples.
         weight = own * self._group.world / samples * share
         run = self._graph if self._graph is not None and own > 1 else self._forward_backward
@@ -230,12 +231,23 @@ class Trainer:
         if update:
             with self._compute.device_errors():
                 self._update()
+        self._complete_step(update=update, pending=not update)
+        return counted[0] / counted[3]
+
+    def skip(self, *, update: bool) -> None:
+        """A step without samples on any rank; an `update` then has the gradients of the steps before, if any."""
+        if update and self._accumulated:
+            self.reduce_pending_gradients()
+            with self._compute.device_errors():
+                self._update()
+        self._complete_step(update=update, pending=self._accumulated and not update)
+
+    def _complete_step(self, *, update: bool, pending: bool) -> None:
         self._steps += 1
-        self._accumulated = not update
+        self._accumulated = pending
         if update:
             self._updated = self._steps
             self._schedule_lr()
-        return counted[0] / counted[3]
 
     def _forward_backward(
         self, images: torch.Tensor, labels: torch.Tensor, weight: float | torch.Tensor

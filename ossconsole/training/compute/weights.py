@@ -20,6 +20,7 @@ from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import typed_path
 from ossconsole.config.text import counted
 from ossconsole.dataset.labels import imagenet_classes
 from ossconsole.telemetry.events import megabytes
@@ -64,7 +65,7 @@ def load_weights(
     if place.startswith("oss://"):
         return read_weights(fetch(place), place)
     check_weights(place)
-    path = Path(place).expanduser()
+    path = typed_path(place)
     try:
         data = path.read_bytes()
     except OSError as error:

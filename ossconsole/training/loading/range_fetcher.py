@@ -76,7 +76,7 @@ class RangeFetcher:
         self._pipe = pipe
         self._allocated = 0
         self._in_use: dict[int, memoryview] = {}  # by number of the memory
-        self._unused: tuple[int, memoryview] | None = None  # new memory costs a tenth of fetching its bytes
+        self._unused: tuple[int, memoryview] | None = None  # new memory has to be cleared and mapped
         self._pending: Counter[int] = Counter()  # requests without a result, by number of the memory
         self._fetched: dict[tuple[int, int], FetchedRange] = {}  # by memory and position there
 

@@ -22,7 +22,7 @@ import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import decode_json, make_folder, reason, state_dir, write_remedy
+from ossconsole.config.files import decode_json, encode_json, make_folder, reason, state_dir, write_remedy
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.upload.job import UploadJob, UploadSummary
 from ossconsole.dataset.upload.progress import UploadProgress
@@ -234,7 +234,7 @@ class ControlServer:
         with caller, contextlib.suppress(OSError):
             caller.settimeout(_TIMEOUT_S)
             if _is_ours(caller):
-                caller.sendall(msgspec.json.encode(self._answer(_read_line(caller))) + b"\n")
+                caller.sendall(encode_json(self._answer(_read_line(caller))) + b"\n")
 
     def _answer(self, line: bytes) -> Answer:
         try:

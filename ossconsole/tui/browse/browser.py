@@ -16,6 +16,7 @@ from ossconsole.tui.browse.local import LocalPane
 from ossconsole.tui.browse.model import BrowseModel
 from ossconsole.tui.browse.table import ObjectTable
 from ossconsole.tui.console import Console, Services
+from ossconsole.tui.kit.screen import ConsoleModal
 from ossconsole.tui.kit.scroll import DetailView
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class Browser(Protocol):
     """The manifest read last, which gives format and label of a sample."""
     usage: tuple[str, Usage] | None
     """The folder counted last, and the job that counts it."""
-    range_start: int | None
-    """The first row of a range selection, as a position in the view."""
+    range_start: str | None
+    """The name of the first row of a range selection."""
     reported_error: ConsoleError | None
     """The listing error that was shown last."""
     table: ObjectTable
@@ -60,14 +61,14 @@ class Browser(Protocol):
     def targets(self) -> list[ObjectOrPrefix]:
         """The selected rows, or else the one under the cursor."""
 
+    async def ask(self, dialog: ConsoleModal) -> Any:
+        """The answer to a dialog, which opens once the screen shows and no other dialog covers it."""
+
     async def request(self, call: Callable[[], T]) -> T | None:
         """Runs `call` in a thread. None, after a toast, where it raises ConsoleError."""
 
     def run_job(self, job: Job, on_finished: Callable[[Job], None] | None = None) -> None:
         """Starts a job and shows its progress; `on_finished` is called on the event loop."""
-
-    def refresh_after(self, job: Job) -> None:
-        """An `on_finished` for jobs that change the folder: clears the selection and lists again."""
 
     def open_folder(self, prefix: str, select: str = "") -> None:
         """Lists a folder, or all keys that begin with `prefix`; the cursor goes to the name `select`."""
@@ -94,10 +95,6 @@ class Browser(Protocol):
         """Shows an error as a toast."""
 
     # Of Textual's Screen
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the screen shows and no dialog covers it."""
 
     def notify(self, message: str, *, timeout: float | None = None, markup: bool = True) -> None:
         """Shows a toast for `timeout` seconds."""

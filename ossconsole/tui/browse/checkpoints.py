@@ -258,7 +258,7 @@ async def compare(screen: Browser) -> None:
     checkpoints = await screen.request(lambda: [_inspected(store, source) for source in sources])
     if checkpoints:
         objects = [source for source in sources if isinstance(source, ObjectSummary)]
-        await screen.app.push_screen_wait(CheckpointCompareScreen(store, objects, *checkpoints))
+        await screen.ask(CheckpointCompareScreen(store, objects, *checkpoints))
 
 
 def _inspected(store: ObjectStore, source: ObjectOrPrefix) -> CheckpointInfo:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual import work
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import typed_path, working_folder
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, ImageContent, folder_images, show_image
 from ossconsole.dataset.manifest import Manifest
@@ -35,6 +36,7 @@ from ossconsole.storage.objects import ObjectSummary
 from ossconsole.tui.browse.browser import Browser, DetailRead
 from ossconsole.tui.browse.checkpoints import WeightsDownload, check_file, weights_source
 from ossconsole.tui.browse.detail import Detail
+from ossconsole.tui.browse.model import Selection
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import (
     Choice,
@@ -71,21 +73,19 @@ async def download(screen: Browser) -> None:
     if store is None or not sources:
         return
     if (checkpoint := weights_source(screen)) is not None:
-        part = await screen.app.push_screen_wait(_part_question(checkpoint))
+        part = await screen.ask(_part_question(checkpoint))
         if part == _WEIGHTS:
             await _download_weights(screen, store, checkpoint)
         if part != _FILE:
             return
-    last_folder = memory.recall(_FORM, store.profile.name).get("folder") or str(Path.cwd())
+    last_folder = memory.recall(_FORM, store.profile.name).get("folder") or str(working_folder())
     question = f"Download {_label(sources)} into this local folder:"
-    answer = await screen.app.push_screen_wait(
-        PromptScreen("Download", question, str(last_folder), check=_check_folder)
-    )
+    answer = await screen.ask(PromptScreen("Download", question, str(last_folder), check=_check_folder))
     if not answer:
         return
     folder, existing = _folder(answer), Existing.KEEP
     if await asyncio.to_thread(_any_exists, folder, sources, base):
-        choice = await screen.app.push_screen_wait(_existing_question(folder))
+        choice = await screen.ask(_existing_question(folder))
         if not choice:
             return
         existing = Existing(choice)
@@ -102,10 +102,10 @@ def _part_question(checkpoint: ObjectSummary) -> ConfirmScreen:
 
 
 async def _download_weights(screen: Browser, store: ObjectStore, checkpoint: ObjectSummary) -> None:
-    folder = _folder(memory.recall(_FORM, store.profile.name).get("folder") or str(Path.cwd()))
+    folder = _folder(memory.recall(_FORM, store.profile.name).get("folder") or str(working_folder()))
     name = local_component(Path(checkpoint.key).stem) + "-weights.safetensors"
     question = "Write the weights into this file (.safetensors, .pt, .pth or .onnx):"
-    answer = await screen.app.push_screen_wait(
+    answer = await screen.ask(
         PromptScreen("Download weights", question, str(folder / name), check=lambda text: check_file(_folder(text)))
     )
     if answer:
@@ -113,7 +113,7 @@ async def _download_weights(screen: Browser, store: ObjectStore, checkpoint: Obj
 
 
 def _folder(text: str) -> Path:
-    return Path(text).expanduser().absolute()
+    return working_folder() / typed_path(text)
 
 
 def _check_folder(text: str) -> None:
@@ -150,7 +150,7 @@ def _existing_question(folder: Path) -> ConfirmScreen:
 @work(exclusive=True, group="dialog", exit_on_error=False)
 async def delete(screen: Browser) -> None:
     """Delete the selected objects and folders, after the number of objects was typed."""
-    store, sources = screen.store, screen.targets
+    store, sources, selection = screen.store, screen.targets, screen.model.selection
     if store is None or not sources:
         return
     totals = await _count_all(screen, store, sources)
@@ -163,8 +163,8 @@ async def delete(screen: Browser) -> None:
     amount = f"{counted(totals.objects, 'object')}, {size(totals.bytes)}"
     text = f"{amount}, in {safe_text(store.uri())}:\n{_names(sources)}\n\n{note}"
     dialog = TypedConfirmScreen("Delete", text, word=f"delete {totals.objects}", button="Delete")
-    if await screen.app.push_screen_wait(dialog):
-        screen.run_job(Delete(store, sources), screen.refresh_after)
+    if await screen.ask(dialog):
+        _run_on(screen, selection, Delete(store, sources))
 
 
 async def _count_all(screen: Browser, store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> UsageTotals | None:
@@ -191,7 +191,7 @@ async def rename(screen: Browser) -> None:
 
 
 async def _copy_or_rename(screen: Browser, *, move: bool) -> None:
-    store, sources, base = screen.store, screen.targets, screen.model.rows.base
+    store, sources, base, selection = screen.store, screen.targets, screen.model.rows.base, screen.model.selection
     if store is None or not sources:
         return
     verb = "Rename" if move else "Copy"
@@ -203,33 +203,41 @@ async def _copy_or_rename(screen: Browser, *, move: bool) -> None:
     def make(target: str) -> Copy:
         return Copy(store, sources, base, target, move=move)
 
-    answer = await screen.app.push_screen_wait(PromptScreen(verb, question, base, check=make))
+    answer = await screen.ask(PromptScreen(verb, question, base, check=make))
     if answer:
-        screen.run_job(make(answer), screen.refresh_after)
+        _run_on(screen, selection, make(answer))
+
+
+def _run_on(screen: Browser, selection: Selection, job: Job, report: Callable[[], None] | None = None) -> None:
+    """Starts a job on what was selected, and lists again after it; what is selected meanwhile stays selected."""
+
+    def finished(_: Job) -> None:
+        screen.model.refresh()
+        if report is not None and job.state is JobState.DONE:
+            report()
+
+    selection.clear()
+    screen.table.refresh()
+    screen.run_job(job, finished)
 
 
 @work(exclusive=True, group="dialog", exit_on_error=False)
 async def restore(screen: Browser) -> None:
     """Restore the archived objects of the selection, after a question where there may be many."""
-    store, sources = screen.store, screen.targets
+    store, sources, selection = screen.store, screen.targets, screen.model.selection
     if store is None or not sources:
         return
     classes = {source.storage_class for source in sources if isinstance(source, ObjectSummary)}
     whole = all(isinstance(source, ObjectSummary) for source in sources)
-
-    def finished(job: Job) -> None:
-        screen.refresh_after(job)
-        if isinstance(job, Restore) and job.state is JobState.DONE:
-            screen.notify(_restore_result(job), markup=False, timeout=8)
-
     tier = RestoreTier.STANDARD
     # One Archive object costs little and takes a minute; for others there is something to decide.
     if not (len(sources) == 1 and whole and classes.isdisjoint(RESTORE_TIERS)):
-        answer = await screen.app.push_screen_wait(_restore_question(sources))
+        answer = await screen.ask(_restore_question(sources))
         if not answer:
             return
         tier = RestoreTier(answer)
-    screen.run_job(Restore(store, sources, tier=tier), finished)
+    job = Restore(store, sources, tier=tier)
+    _run_on(screen, selection, job, lambda: screen.notify(_restore_result(job), markup=False, timeout=8))
 
 
 def _restore_question(sources: Sequence[ObjectOrPrefix]) -> ConfirmScreen:
@@ -276,7 +284,7 @@ async def addresses(screen: Browser) -> None:
         if signed is not None:
             choices.append(("presigned URL, valid for an hour", signed))
     rows = [Line((f" {name:<33}", "dim"), (safe_text(text), "text")) for name, text in choices]
-    answer = await screen.app.push_screen_wait(ListScreen("Copy an address", rows))
+    answer = await screen.ask(ListScreen("Copy an address", rows))
     if answer:
         name, text = choices[answer[1]]
         screen.app.copy_to_clipboard(text)
@@ -284,7 +292,7 @@ async def addresses(screen: Browser) -> None:
             "Sent to the terminal's clipboard (OSC 52). If it does not arrive: select it here with shift-drag; "
             "tmux needs `set -g set-clipboard on`."
         )
-        await screen.app.push_screen_wait(TextScreen(name, safe_text(text), note, Path.cwd() / "oss-address.txt"))
+        await screen.ask(TextScreen(name, safe_text(text), note, working_folder() / "oss-address.txt"))
 
 
 # Counting, checking, images
@@ -292,12 +300,12 @@ async def addresses(screen: Browser) -> None:
 
 def count(screen: Browser) -> None:
     """Count objects and bytes below the selection; the counts show while the job runs."""
-    sources, row = screen.targets, screen.table.cursor_row
+    sources = screen.targets
     if screen.store is None or not sources:
         return
     job = Usage(screen.store, sources)
-    if row is not None:
-        screen.usage = (screen.table.view.rows.key(row), job)
+    if len(sources) == 1:
+        screen.usage = (key_of(sources[0]), job)
 
     def finished(_: Job) -> None:
         if job.state is JobState.DONE:
@@ -332,7 +340,7 @@ async def image(screen: Browser) -> None:
     shown = detail.content.image
     if shown.is_part and detail.info is not None and detail.info.size <= MAX_SAMPLE_BYTES:
         shown = await screen.request(lambda: show_image(store.get(detail.key))) or shown
-    await screen.app.push_screen_wait(ImageScreen(safe_text(detail.key), shown.pixels))
+    await screen.ask(ImageScreen(safe_text(detail.key), shown.pixels))
 
 
 @work(exclusive=True, group="dialog", exit_on_error=False)
@@ -344,10 +352,10 @@ async def upload(screen: Browser) -> None:
     from ossconsole.dataset.upload.plain import PlainUpload
 
     question = f"A file or a folder of this machine; its objects go below {safe_text(store.uri(folder))}."
-    text = await screen.app.push_screen_wait(PromptScreen("Upload", question, check=_existing))
+    text = await screen.ask(PromptScreen("Upload", question, check=_existing))
 
     def make() -> PlainUpload:
-        source = Path(text.strip()).expanduser()
+        source = typed_path(text.strip())
         return PlainUpload(store, source, f"{folder}/{source.name}" if source.is_dir() else folder)
 
     job = await screen.request(make) if text else None
@@ -357,7 +365,7 @@ async def upload(screen: Browser) -> None:
 
 def _existing(text: str) -> None:
     """Raises ConsoleError unless it is the path of a file or a folder; blocks."""
-    path = Path(text.strip()).expanduser()
+    path = typed_path(text.strip())
     if not text.strip() or not path.exists():
         raise ConsoleError(f"{safe_text(text.strip()) or 'An empty path'} does not exist.", remedy="Enter a path.")
 
@@ -408,14 +416,14 @@ async def uploads(screen: Browser) -> None:
     ]
     readonly = screen.services.readonly
     hint, keys = ("read-only", "") if readonly else ("x abort · X abort all", "xX")
-    answer = await screen.app.push_screen_wait(ListScreen("Unfinished uploads", rows, hint=hint, keys=keys))
+    answer = await screen.ask(ListScreen("Unfinished uploads", rows, hint=hint, keys=keys))
     if not answer or answer[0] == "enter":
         return
     doomed = found if answer[0] == "X" else [found[answer[1]]]
     amount = f"{counted(len(doomed), 'upload')}, {size(sum(upload.bytes for upload in doomed))}"
     text = f"{amount}. Clients still uploading them will get errors."
     dialog = TypedConfirmScreen("Abort uploads", text, word=f"abort {len(doomed)}", button="Abort")
-    if await screen.app.push_screen_wait(dialog):
+    if await screen.ask(dialog):
         aborted = await screen.request(lambda: _abort(store, doomed))
         if aborted is not None:
             screen.notify(f"{counted(aborted, 'upload')} aborted.", timeout=4)
@@ -427,7 +435,7 @@ def _abort(store: ObjectStore, found: Sequence[UnfinishedUpload]) -> int:
     return len(found)
 
 
-@work(exclusive=True, group="dialog", exit_on_error=False)
+@work(exclusive=True, group="jobs", exit_on_error=False)  # not that of the other dialogs: one may wait for a job
 async def jobs(screen: Browser) -> None:
     """List all jobs: cancel or retry one, or show its failures."""
     listed = list(reversed(screen.console.jobs))
@@ -439,7 +447,7 @@ async def jobs(screen: Browser) -> None:
     def rows() -> list[Line]:
         return [job_row(job) for job in listed]
 
-    answer = await screen.app.push_screen_wait(ListScreen("Jobs", rows(), hint=hint, keys="xa", read=rows))
+    answer = await screen.ask(ListScreen("Jobs", rows(), hint=hint, keys="xa", read=rows))
     if not answer:
         return
     job = listed[answer[1]]
@@ -449,7 +457,7 @@ async def jobs(screen: Browser) -> None:
         screen.run_job(job.retry())
     elif answer[0] == "enter" and job.failures:
         text = "\n".join(safe_text(failure.reason) for failure in job.failures[:1000])
-        await screen.app.push_screen_wait(TextScreen("Failures", text, job.title, Path.cwd() / "oss-failures.txt"))
+        await screen.ask(TextScreen("Failures", text, job.title, working_folder() / "oss-failures.txt"))
 
 
 def _label(sources: Sequence[ObjectOrPrefix]) -> str:

@@ -201,9 +201,8 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
     for name, version in checkpoint.versions.items():
         lines += _pair(safe_text(name), safe_text(version), width)
     share = checkpoint.fetched / checkpoint.size if checkpoint.size else 0
-    whole = "folder" if checkpoint.kind == SHARDED else "object"
     part = percent(share, 2 if share < 0.1 else 0)
-    lines += _pair("read", f"{size(checkpoint.fetched)}, {part} of the {whole}", width, "dim")
+    lines += _pair("read", f"{size(checkpoint.fetched)} of {size(checkpoint.size)}, {part}", width, "dim")
     return [*lines, Line(), _title("Tensors"), *_tensors(checkpoint, width)] if checkpoint.model else lines
 
 

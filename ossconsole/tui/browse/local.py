@@ -6,20 +6,29 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import msgspec
 from textual import work
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
 
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import working_folder
 from ossconsole.config.text import counted, safe_text
+from ossconsole.dataset.contents import read_content
+from ossconsole.storage.checkpoints.inspect import LocalFiles
 from ossconsole.storage.listing import SortKey
 from ossconsole.storage.multipart import is_partial
+from ossconsole.storage.objects import ObjectInfo
+from ossconsole.tui.browse.detail import Detail, detail_blocks
 from ossconsole.tui.browse.table import FileTable, columns, selection_words
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.glyphs import Glyphs
+from ossconsole.tui.kit.screen import ConsoleModal
+from ossconsole.tui.kit.scroll import Block, DetailView
 from ossconsole.tui.kit.table import VirtualTable
 from ossconsole.tui.kit.text import Line, moment, shorten_middle, size
 
@@ -49,9 +58,10 @@ def read_folder(folder: Path) -> list[LocalEntry]:
             if is_partial(Path(entry.path)):
                 continue
             try:
-                status = entry.stat()
-            except OSError:  # a symbolic link to nothing: it shows, and the upload names it
-                status = entry.stat(follow_symlinks=False)
+                # A symbolic link to nothing shows, too, and the upload names it.
+                status = entry.stat() if os.path.exists(entry) else entry.stat(follow_symlinks=False)  # noqa: PTH110
+            except FileNotFoundError:  # deleted or renamed meanwhile
+                continue
             is_folder = stat.S_ISDIR(status.st_mode)
             found.append(LocalEntry(entry.name, 0 if is_folder else status.st_size, status.st_mtime, is_folder))
     return sorted(found, key=lambda entry: (not entry.is_folder, entry.name))
@@ -69,7 +79,7 @@ class LocalPane(Vertical):
 
     def __init__(self) -> None:
         super().__init__(id="local")
-        self.folder = Path.cwd()
+        self.folder = working_folder()
         self.selected: set[str] = set()
         self._problem = ""
         self._loading = False
@@ -138,10 +148,12 @@ class LocalPane(Vertical):
     # Commands
 
     def open_row(self) -> None:
-        """Open the folder under the cursor."""
+        """Open the folder under the cursor, or show what the file contains."""
         row = self.table.cursor_row
         if row is not None and row.is_folder:
             self.go_to(self.folder / row.name)
+        elif row is not None:
+            self.app.push_screen(LocalFileScreen(self.folder / row.name, row))
 
     def up(self) -> None:
         """Open the parent folder with the cursor on this one."""
@@ -219,3 +231,60 @@ class LocalPane(Vertical):
             elif not entry.is_folder:
                 line.add(size(entry.size).rjust(cells), "dim")
         return line
+
+
+class LocalFileScreen(ConsoleModal):
+    """What a file of this machine contains, as the details of an object show it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("q,enter", "back", show=False)]
+
+    def __init__(self, path: Path, entry: LocalEntry) -> None:
+        super().__init__()
+        self._path = path
+        self._entry = entry
+        self._detail = Detail(str(path), is_folder=False, loading=True)
+
+    def compose(self) -> ComposeResult:
+        """The details as one scrolled view."""
+        facts = f"{size(self._entry.size)}, {moment(self._entry.modified)}"
+        with self.frame("Local file", f"{facts} · esc close", classes="-full"):
+            yield DetailView(self._blocks, id="local-file")
+
+    def on_mount(self) -> None:
+        """Read the file."""
+        view = self.query_one(DetailView)
+        view.plain = self.plain
+        view.focus()
+        self._read()
+
+    @work(thread=True, exit_on_error=False)
+    def _read(self) -> None:
+        found = Detail(str(self._path), is_folder=False)
+        try:
+            found.content = read_content(LocalFiles(), local_info(self._path, self._entry))
+        except ConsoleError as error:
+            found.problem = str(error)
+        self.app.call_from_thread(self._show, found)
+
+    def _show(self, found: Detail) -> None:
+        self._detail = found
+        self.query_one(DetailView).redraw()
+
+    def _blocks(self, width: int, _height: int) -> Sequence[Block]:
+        return detail_blocks(self._detail, width, self.glyphs)
+
+
+def local_info(path: Path, entry: LocalEntry) -> ObjectInfo:
+    """A file as `read_content` takes it."""
+    return ObjectInfo(
+        key=str(path),
+        size=entry.size,
+        modified=int(entry.modified),
+        etag="",
+        crc64=None,
+        storage_class="",
+        content_type="",
+        object_type="",
+        metadata={},
+        headers={},
+    )

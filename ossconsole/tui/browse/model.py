@@ -198,8 +198,7 @@ class BrowseModel:
         """Opens the parent folder with the cursor on this one; False at the root of the bucket."""
         if not self.prefix:
             return False
-        above = self.prefix.rstrip("/").rpartition("/")[0]
-        above = f"{above}/" if above else ""
+        above = self.prefix[: self.prefix[:-1].rfind("/") + 1]  # a name may be empty
         self.open(above, select=self.prefix[len(above) :])
         return True
 

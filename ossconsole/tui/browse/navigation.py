@@ -110,7 +110,7 @@ def _open_prefix(screen: Browser, prefix: str) -> None:
 async def go_to(screen: Browser) -> None:
     """List any prefix on the server: a folder, or the beginning of keys."""
     question = "A prefix to list on the server: a folder, or the beginning of names."
-    answer = await screen.app.push_screen_wait(PromptScreen("Go to", question, screen.model.prefix))
+    answer = await screen.ask(PromptScreen("Go to", question, screen.model.prefix))
     if answer is not None and screen.store is not None:
         screen.open_folder(answer.removeprefix(f"oss://{screen.store.profile.bucket}/"))
 
@@ -127,21 +127,22 @@ async def buckets(screen: Browser) -> None:
     try:
         found = await asyncio.to_thread(store.list_buckets)
     except StorageError as error:
-        name = await screen.app.push_screen_wait(PromptScreen("Bucket", f"{error.message}\n\nName of a bucket:"))
+        name = await screen.ask(PromptScreen("Bucket", f"{error.message}\n\nName of a bucket:"))
     else:
         rows = [
             Line((f" {safe_text(b.name):<36}", "text"), (f"{b.region:<18}{moment(b.created)[:10]}", "dim"))
             for b in found
         ]
-        answer = await screen.app.push_screen_wait(ListScreen("Buckets of the account", rows))
+        answer = await screen.ask(ListScreen("Buckets of the account", rows))
         name = found[answer[1]].name if answer else None
-    if not name or screen.store is None:
+    if not name or screen.store is not store:  # the profile has changed meanwhile
         return
-    if name == screen.store.profile.bucket:
+    if name == store.profile.bucket:
         screen.open_folder("")
         return
-    other = screen.store.for_bucket(name)
-    if await screen.request(lambda: other.list_page("", max_keys=1)) is not None:
+    other = store.for_bucket(name)
+    page = await screen.request(lambda: other.list_page("", max_keys=1))
+    if page is not None and screen.store is store:
         screen.store = other
         screen.show_bucket()
 
@@ -172,7 +173,7 @@ async def bookmarks(screen: Browser) -> None:
         screen.notify("No bookmarks. Press b to add one.", timeout=3)
         return
     rows = [Line((f" {safe_text(prefix) or '/'}", "text")) for prefix in known]
-    answer = await screen.app.push_screen_wait(ListScreen("Bookmarks", rows))
+    answer = await screen.ask(ListScreen("Bookmarks", rows))
     if answer:
         screen.open_folder(known[answer[1]])
 
@@ -246,13 +247,18 @@ def select(screen: Browser) -> None:
 
 def select_range(screen: Browser) -> None:
     """Start a range; the second time, select all rows from there to the cursor."""
-    if screen.range_start is None:
-        screen.range_start = screen.table.cursor
+    view, row = screen.table.view, screen.table.cursor_row
+    if row is None:
+        return
+    begun = view.rows.find(screen.range_start) if screen.range_start is not None else None
+    position = view.position(begun) if begun is not None else None
+    if position is None:
+        screen.range_start = view.rows.name(row)
         screen.notify("Range started. Move the cursor, then press v again.", timeout=3)
         return
-    first, last = sorted((screen.range_start, screen.table.cursor))
+    first, last = sorted((position, screen.table.cursor))
     screen.range_start = None
-    screen.model.selection.set(screen.table.view.order[first : last + 1], selected=True)
+    screen.model.selection.set(view.order[first : last + 1], selected=True)
     _selection_changed(screen)
 
 
@@ -268,7 +274,7 @@ def select_all(screen: Browser) -> None:
 async def select_pattern(screen: Browser) -> None:
     """Select the loaded names that match a pattern."""
     question = "As in the filter: part of a name, *.pt, re:^n0; ! in front inverts it."
-    answer = await screen.app.push_screen_wait(PromptScreen("Select by name", question, check=RowFilter))
+    answer = await screen.ask(PromptScreen("Select by name", question, check=RowFilter))
     if answer:
         rows = screen.model.rows
         matched = await screen.request(lambda: rows.matching(RowFilter(answer), 0, rows.count))

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ossconsole.storage.jobs.actions import Usage
 
 _READ_DELAY_S = 0.2  # the cursor rests on a row this long before it is read: moving through a folder sends no requests
+_REPORT_S = 1.0  # also while another screen shows: the next job of a sync waits for it
 _FINISHED_SHOWN = 2  # jobs that have ended and still show, so that their result can be read
 _WRITES = {"upload", "delete", "copy", "rename", "best", "restore", "train_from"}
 _NEEDS_CONTENT = {"image": ImageContent, "check_manifest": Manifest}
@@ -107,7 +108,7 @@ class BrowseScreen(ConsoleScreen):
         self.detail: Detail | None = None
         self.index: ManifestIndex | None = None
         self.usage: tuple[str, Usage] | None = None
-        self.range_start: int | None = None
+        self.range_start: str | None = None
         self.reported_error: ConsoleError | None = None
         self._state: ConsoleState | None = None
         self._profile_store: ObjectStore | None = None  # `store` may be another bucket of the account
@@ -137,6 +138,7 @@ class BrowseScreen(ConsoleScreen):
         """Focus the table and hide the filter."""
         self.table.focus()
         self.filter_input.display = False
+        self.set_interval(_REPORT_S, self._report_finished_jobs)
 
     def tick(self) -> None:
         if self.table.is_attached:
@@ -170,11 +172,6 @@ class BrowseScreen(ConsoleScreen):
         self._on_finished[job] = on_finished or (lambda _: None)
         job.start()
         self.redraw()
-
-    def refresh_after(self, _: Job) -> None:
-        """See `Browser.refresh_after`."""
-        self.model.selection.clear()
-        self.model.refresh()
 
     def _report_finished_jobs(self) -> None:
         for job in [job for job in self._on_finished if not job.alive]:
@@ -239,7 +236,8 @@ class BrowseScreen(ConsoleScreen):
 
     def _replace_model(self, model: BrowseModel) -> None:
         self.model.close()
-        self.index = None
+        self.index = self.usage = self.detail = self._manifest_requested = None
+        self._known.forget()
         self.model = model
 
     def open_folder(self, prefix: str, select: str = "") -> None:
@@ -346,8 +344,7 @@ class BrowseScreen(ConsoleScreen):
         else:
             self.detail = Detail(rows.key(row), rows.is_folder(row))
             # Read even where the pane is hidden: the content decides which commands are available.
-            if not self.has_class("-too-small"):
-                self._read_timer = self.set_timer(_READ_DELAY_S, self.read_detail)
+            self._read_timer = self.set_timer(_READ_DELAY_S, self.read_detail)
         self._draw_detail()
 
     def read_detail(self, *, full: bool = False) -> None:

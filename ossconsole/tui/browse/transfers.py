@@ -96,7 +96,7 @@ async def _copy(screen: Browser, direction: Direction, names: Sequence[str]) -> 
         return
     replace, (changed, _) = False, plan.total(SyncDifference.CHANGED)
     if changed:
-        answer = await screen.app.push_screen_wait(_replace_question(plan))
+        answer = await screen.ask(_replace_question(plan))
         if not answer:
             return
         replace = answer == _REPLACE
@@ -133,15 +133,15 @@ async def sync(screen: Browser) -> None:
     base = safe_text(store.uri(screen.model.rows.base))
     question = f"Compare both folders, with their subfolders. The plan is shown before anything is copied.\n\n{base}\n"
     question += safe_text(str(screen.local.folder))
-    answer = await screen.app.push_screen_wait(ConfirmScreen("Sync", question, choices))
+    answer = await screen.ask(ConfirmScreen("Sync", question, choices))
     plan = await _compared(screen, store, Direction(answer), None) if answer else None
     if plan is None:
         return
-    decided = await screen.app.push_screen_wait(SyncScreen(plan, store.uri(plan.prefix)))
+    decided = await screen.ask(SyncScreen(plan, store.uri(plan.prefix)))
     if decided is None:
         return
     replace, delete = decided
-    if delete and not await screen.app.push_screen_wait(_delete_question(plan)):
+    if delete and not await screen.ask(_delete_question(plan)):
         return
     _start(screen, store, plan, replace=replace, delete=delete)
 
@@ -149,10 +149,10 @@ async def sync(screen: Browser) -> None:
 async def _compared(
     screen: Browser, store: ObjectStore, direction: Direction, names: Sequence[str] | None
 ) -> SyncPlan | None:
-    """The plan, compared by a job; None where that fails or is cancelled. Waits until no dialog covers the screen."""
+    """The plan, compared by a job; None where that fails or is cancelled."""
     job = SyncComparison(store, screen.local.folder, screen.model.rows.base, direction, names=names)
     screen.run_job(job)
-    while job.alive or not screen.is_current:  # noqa: ASYNC110 - it ends in a thread that knows no event loop
+    while job.alive:  # noqa: ASYNC110 - it ends in a thread that knows no event loop
         await asyncio.sleep(_POLL_S)
     return job.plan
 

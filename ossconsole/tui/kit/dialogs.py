@@ -196,6 +196,8 @@ class PromptScreen(ConsoleModal):
             await asyncio.to_thread(check, text)
         except ConsoleError as error:
             self.query_one("#problem", Static).update(str(error))
+        except OSError as error:  # of a path: too long, or in a folder without access
+            self.query_one("#problem", Static).update(f"{error.strerror}.")
         else:
             self.dismiss(text)
 
@@ -268,7 +270,9 @@ class FormScreen(ConsoleModal):
     def _make_control(self, field: Field) -> Input | Select[str]:
         name = f"field-{field.name.replace('.', '-')}"
         if field.choices:
-            return Select(field.choices, value=field.value, allow_blank=False, compact=True, id=name)
+            values = [value for _, value in field.choices]
+            value = field.value if field.value in values else values[0]  # of another version, or another machine
+            return Select(field.choices, value=value, allow_blank=False, compact=True, id=name)
         return Input(field.value, password=field.secret, compact=True, id=name, select_on_focus=not field.secret)
 
     def control(self, name: str) -> Input | Select[str]:

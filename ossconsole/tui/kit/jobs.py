@@ -82,13 +82,13 @@ async def warm_up(screen: ConsoleScreen) -> None:
     """Shows the running warm-up, or plans one and starts it after a question; call it in a worker."""
     job = newest_warm_up(screen.console)
     if job is not None and job.alive:
-        await screen.app.push_screen_wait(WarmUpScreen(job))
+        await screen.ask(WarmUpScreen(job))
         return
     job = await _planned(screen)
     if job is not None:
         screen.console.jobs.append(job)
         job.start()
-        await screen.app.push_screen_wait(WarmUpScreen(job))
+        await screen.ask(WarmUpScreen(job))
         while job.alive:  # noqa: ASYNC110 - it ends in a thread that knows no event loop
             await asyncio.sleep(_REFRESH_S)
         screen.notify(
@@ -110,7 +110,7 @@ async def _planned(screen: ConsoleScreen) -> WarmUp | None:
         if run is not None and run.alive:
             lines.append("A run is active: it gets less of the bandwidth meanwhile, which its comparison measures.")
         question = "\n".join(map(safe, lines))
-        choice = await screen.app.push_screen_wait(ConfirmScreen("Warm up the accelerator?", question, choices))
+        choice = await screen.ask(ConfirmScreen("Warm up the accelerator?", question, choices))
         if choice == "again":
             return await asyncio.to_thread(lambda: screen.services.plan_warm_up(again=True))
     except ConsoleError as error:

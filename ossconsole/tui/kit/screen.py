@@ -10,10 +10,12 @@ from typing import Any, ClassVar, TypeVar, cast
 import msgspec
 from textual import events
 from textual.app import ComposeResult
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen, Screen
+from textual.widget import Widget
 from textual.widgets import Static
 from textual.worker import Worker
 
@@ -41,6 +43,7 @@ T = TypeVar("T")
 
 MODES = (("setup", "Setup"), ("browse", "Browse"), ("upload", "Upload"), ("train", "Train"))
 MIN_WIDTH, MIN_HEIGHT = 60, 18
+_POLL_S = 0.05
 
 
 class _ConsoleAccess:
@@ -221,6 +224,8 @@ class ConsoleScreen(_ConsoleAccess, Paced, Screen[None]):
     # Nothing has the focus at first: in an input the keys of the modes would be typed.
     AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave_input", show=False)]
+    _focused_before: Widget | None = None
+    """The focus before the terminal was too small."""
 
     def compose(self) -> ComposeResult:
         """Both bars and the body."""
@@ -263,14 +268,24 @@ class ConsoleScreen(_ConsoleAccess, Paced, Screen[None]):
         return ""
 
     def on_resize(self, event: events.Resize) -> None:
-        """Replace the body by a notice where the terminal is too small."""
+        """Replace the body by a notice where the terminal is too small; the focus returns with the body."""
         small = event.size.width < MIN_WIDTH or event.size.height < MIN_HEIGHT
+        if small and not self.has_class("-too-small"):
+            self._focused_before = self.focused
+        elif not small and self.has_class("-too-small"):
+            self.call_after_refresh(self.set_focus, self._focused_before)
         self.set_class(small, "-too-small")
         if small:
             self.query_one("#too-small", Static).update(
                 f"This terminal has {event.size.width} x {event.size.height} cells;\n"
                 f"the console needs {MIN_WIDTH} x {MIN_HEIGHT}.\n\nMake it larger, or press q to quit."
             )
+
+    async def ask(self, dialog: ConsoleModal) -> Any:
+        """The answer to a dialog, which opens once this screen shows and no other dialog covers it."""
+        while not self.is_active:  # noqa: ASYNC110 - Textual has no event for it
+            await asyncio.sleep(_POLL_S)
+        return await self.app.push_screen_wait(dialog)
 
     def action_leave_input(self) -> None:
         """Leave the input, so that keys are commands again."""
@@ -322,6 +337,10 @@ class ConsoleModal(_ConsoleAccess, Paced, ModalScreen[Any]):
         if keys:
             frame.border_subtitle = keys
         return frame
+
+    def dismiss(self, result: Any = None) -> AwaitComplete:
+        """Close the dialog with a result; nothing where that was done: several clicks may arrive together."""
+        return super().dismiss(result) if self.is_active else AwaitComplete()
 
     def action_back(self) -> None:
         """Close the dialog without a result."""

@@ -27,11 +27,12 @@ class ConnectorForm(FormScreen):
     """Saves the user's configuration file, optionally also the system's; returns the paths written."""
 
     def __init__(self) -> None:
+        """Raises SettingsError where the user's file cannot be read."""
         super().__init__("Connector configuration")
+        self._known = load_connector_config(connector_config_path()) or default_connector_values()
 
     def fields(self) -> Sequence[Field]:
-        known = load_connector_config(connector_config_path()) or default_connector_values()
-        found = [self._field(key, known) for key in CONNECTOR_KEYS]
+        found = [self._field(key, self._known) for key in CONNECTOR_KEYS]
         both = f"user file and {SYSTEM_CONNECTOR_CONFIG}"
         where = Field(
             _WHERE, "write to", "other programs read the system file", _USER, (("user file", _USER), (both, _BOTH))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from textual import work
@@ -20,7 +22,7 @@ from ossconsole.config.profiles import FLAGS_NAME, SANDBOX_NAME, Profile, load_s
 from ossconsole.config.resolve import OriginKind
 from ossconsole.storage.accelerator import Accelerator
 from ossconsole.storage.probe.report import ProbeStage, StepStatus
-from ossconsole.tui.console import AcceleratorState, NoCredentials, Starting, Unavailable
+from ossconsole.tui.console import AcceleratorState, BucketAdmin, NoCredentials, Starting, Unavailable
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, TypedConfirmScreen
@@ -40,8 +42,18 @@ from ossconsole.tui.setup.connector_form import ConnectorForm
 from ossconsole.tui.setup.panels import ProbeState, ReportScreen
 from ossconsole.tui.setup.profiles import KeyForm, ProfileForm, ProfilesScreen
 
+_Change = Callable[[Callable[[BucketAdmin], None], str], Awaitable[None]]
 _UNLIMITED = 1000  # rows: the panels scroll
 _CREDENTIALS_READ_EVERY_S = 30.0  # only temporary ones, which their source renews before they expire
+
+
+@dataclass
+class _Known:
+    """What was read of one profile: a thread that ends after a change of the profile writes into the former one's."""
+
+    credentials: panels.CredentialState = field(default_factory=panels.CredentialState)
+    accelerator: AcceleratorState | None = None
+    accelerator_problem: str = ""
 
 
 class SetupScreen(ConsoleScreen):
@@ -53,13 +65,11 @@ class SetupScreen(ConsoleScreen):
     def __init__(self) -> None:
         super().__init__()
         self._shown_for: tuple[object, bool] | None = None
-        self._credentials = panels.CredentialState()
+        self._known = _Known()
         self._credentials_read_at = 0.0
         self._probe: ProbeState | None = None
         self._tested: list[Profile] = []
         self._instance: Instance | None = None
-        self._accelerator: AcceleratorState | None = None
-        self._accelerator_problem = ""
         self._connector = panels.ConnectorState()
         self._sources: list[SourceState] = []
 
@@ -80,14 +90,14 @@ class SetupScreen(ConsoleScreen):
             self._shown_for = state.profile, state.usable
             self._reset()
             self._credentials_read_at = self.console.now
-            self._read_machine(usable=state.usable)
+            self._read_machine(self._known, usable=state.usable)
         elif (
-            self._credentials.found
-            and self._credentials.found.expiration
+            self._known.credentials.found
+            and self._known.credentials.found.expiration
             and self.console.now - self._credentials_read_at > _CREDENTIALS_READ_EVERY_S
         ):
             self._credentials_read_at = self.console.now  # not when they are there: each tick would ask a slow source
-            self._refresh_credentials()
+            self._refresh_credentials(self._known)
         self._test_once()
         for panel in self.query(Panel):
             panel.styles.height = len(panel.paint(panel.size.width or self.size.width, _UNLIMITED))
@@ -102,28 +112,26 @@ class SetupScreen(ConsoleScreen):
 
     def _reset(self) -> None:
         """Discard everything that belongs to the previous profile."""
-        self._credentials = panels.CredentialState()
-        self._probe = None
-        self._accelerator, self._accelerator_problem = None, ""
+        self._known, self._probe = _Known(), None
         self.redraw_bars()
 
     # Reading
 
     @work(thread=True, exclusive=True, group="credentials", exit_on_error=False)
-    def _refresh_credentials(self) -> None:
-        self._read_credentials()
+    def _refresh_credentials(self, known: _Known) -> None:
+        self._read_credentials(known)
 
-    def _read_credentials(self) -> None:
+    def _read_credentials(self, known: _Known) -> None:
         """Blocks; call it in a thread."""
         try:
-            self._credentials = panels.CredentialState(found=self.services.credentials())
+            known.credentials = panels.CredentialState(found=self.services.credentials())
         except ConsoleError as error:
-            self._credentials = panels.CredentialState(problem=str(error))
+            known.credentials = panels.CredentialState(problem=str(error))
 
     @work(thread=True, exclusive=True, group="machine", exit_on_error=False)
-    def _read_machine(self, *, usable: bool) -> None:
+    def _read_machine(self, known: _Known, *, usable: bool) -> None:
         if usable:
-            self._read_credentials()
+            self._read_credentials(known)
         self._connector = panels.read_connector()
         self._sources = list_sources()
         try:
@@ -132,7 +140,7 @@ class SetupScreen(ConsoleScreen):
             self._instance = None
 
     @work(thread=True, exclusive=True, group="test", exit_on_error=False)
-    def _run_test(self, probe: ProbeState) -> None:
+    def _run_test(self, probe: ProbeState, known: _Known) -> None:
         try:
             setup = self.services.bucket_setup()
             probe.finish(setup.probe(probe.on_step))
@@ -141,15 +149,7 @@ class SetupScreen(ConsoleScreen):
             return
         signed = probe.step(EndpointKind.ACCELERATED, ProbeStage.SIGNED)
         if signed is not None and signed.status in {StepStatus.OK, StepStatus.WARN}:
-            self._read_accelerator()
-
-    def _read_accelerator(self) -> None:
-        """Blocks; call it in a thread."""
-        try:
-            self._accelerator = self.services.bucket_setup().accelerator()
-            self._accelerator_problem = ""
-        except ConsoleError as error:
-            self._accelerator, self._accelerator_problem = None, str(error)
+            _read_accelerator(setup, known)
 
     # Drawing
 
@@ -186,7 +186,9 @@ class SetupScreen(ConsoleScreen):
         state = self.services.state
         if isinstance(state, NoCredentials):
             return panels.CredentialState(problem="none; press k to enter an AccessKey")
-        return panels.CredentialState(problem=state.reason) if isinstance(state, Unavailable) else self._credentials
+        return (
+            panels.CredentialState(problem=state.reason) if isinstance(state, Unavailable) else self._known.credentials
+        )
 
     def _instance_label(self) -> str:
         instance = self._instance
@@ -218,11 +220,11 @@ class SetupScreen(ConsoleScreen):
             if state.exists
         ]
         missing = [str(state.source) for state in self._sources if not state.exists]
-        glyphs, warming = self.glyphs, newest_warm_up(self.console)
+        known, glyphs, warming = self._known, self.glyphs, newest_warm_up(self.console)
         keys = all(self.check_action(action, ()) is True for action in ("test", "accelerator"))
         lines = [
             self._heading(f"Accelerator{self._simulated}", width),
-            *accelerator_lines(self._accelerator, self._accelerator_problem, glyphs, width, keys=keys),
+            *accelerator_lines(known.accelerator, known.accelerator_problem, glyphs, width, keys=keys),
             *([job_line(warming, width, glyphs)] if warming else []),
             self._heading("Connector", width),
             *panels.connector_lines(self._connector, glyphs, width),
@@ -257,7 +259,7 @@ class SetupScreen(ConsoleScreen):
     def action_test(self) -> None:
         """Test both endpoints and the permissions of the key."""
         self._probe = ProbeState()
-        self._run_test(self._probe)
+        self._run_test(self._probe, self._known)
         self.tick()
 
     def action_report(self) -> None:
@@ -315,7 +317,7 @@ class SetupScreen(ConsoleScreen):
             self.show_error(error)
             return
         form = ProfileForm(known[name]) if name in known else ProfileForm()
-        saved = await self.app.push_screen_wait(form)
+        saved = await self.ask(form)
         if saved:
             self._open_profile("" if saved == name else saved)
 
@@ -345,32 +347,41 @@ class SetupScreen(ConsoleScreen):
     @work(exit_on_error=False)
     async def action_accelerator(self) -> None:
         """Create, change or delete the accelerator."""
-        profile = self.services.profile
-        if profile is None:
+        profile, known = self.services.profile, self._known
+        setup = await self._setup_of(profile)
+        if profile is None or setup is None:
             return
-        await asyncio.to_thread(self._read_accelerator)
-        state = self._accelerator
+        await asyncio.to_thread(_read_accelerator, setup, known)
+        state = known.accelerator
         if state is None:  # a change replaces everything, so what is there must be known
-            self.notify(safe(self._accelerator_problem), severity="warning", timeout=12, markup=False)
+            self.notify(safe(known.accelerator_problem), severity="warning", timeout=12, markup=False)
             return
+        change = functools.partial(self._change, setup, known)
         present, choice = state.accelerator, "change"
         if present is not None:
             changes = (Choice("change", "Change"),) if present.paths_known else ()
             choices = (Choice("", "Cancel"), *changes, Choice("delete", "Delete", "error"))
-            choice = await self.app.push_screen_wait(ConfirmScreen("Accelerator", accelerator_text(present), choices))
+            choice = await self.ask(ConfirmScreen("Accelerator", accelerator_text(present), choices))
         if choice == "delete" and present is not None:
-            await self._delete_accelerator(profile.bucket, present)
+            await self._delete_accelerator(profile.bucket, present, change)
         elif choice == "change":
-            wanted = await self.app.push_screen_wait(AcceleratorForm(profile, present))
+            wanted = await self.ask(AcceleratorForm(profile, present))
             if wanted is not None:
-                await self._save_accelerator(profile.bucket, wanted, present)
+                await self._save_accelerator(profile.bucket, wanted, present, change)
+
+    async def _setup_of(self, profile: Profile | None) -> BucketAdmin | None:
+        """The bucket of a profile, also when another one is opened behind a dialog; None for one not in use."""
+        setup = await self.request(self.services.bucket_setup) if profile is not None else None
+        return setup if self.services.profile is profile else None
 
     @work(group="warm-up", exit_on_error=False)
     async def action_warm_up(self) -> None:
         """Read the dataset once through the accelerated endpoint, or show the warm-up that is running."""
         await warm_up(self)
 
-    async def _save_accelerator(self, bucket: str, wanted: Accelerator, present: Accelerator | None) -> None:
+    async def _save_accelerator(
+        self, bucket: str, wanted: Accelerator, present: Accelerator | None, change: _Change
+    ) -> None:
         """Ask, then create or change; what costs more is confirmed by typing."""
         if present is None:
             title, question, button = "Create a billed accelerator?", creation_question(bucket, wanted), "Create"
@@ -384,40 +395,48 @@ class SetupScreen(ConsoleScreen):
         else:
             screen = ConfirmScreen(title, question, (Choice("", "Cancel"), Choice("yes", button, "warning")))
         if await self.app.push_screen_wait(screen):
-            await self._change(
-                lambda: self.services.bucket_setup().save_accelerator(wanted, present), "Accelerator updated."
-            )
+            await change(lambda setup: setup.save_accelerator(wanted, present), "Accelerator updated.")
 
-    async def _delete_accelerator(self, bucket: str, present: Accelerator) -> None:
+    async def _delete_accelerator(self, bucket: str, present: Accelerator, change: _Change) -> None:
         question = deletion_question(bucket, present)
         screen = TypedConfirmScreen("Delete the accelerator?", question, word=bucket, button="Delete")
         if await self.app.push_screen_wait(screen):
-            zone = present.zone
-            await self._change(lambda: self.services.bucket_setup().delete_accelerator(zone), "Accelerator deleted.")
+            await change(lambda setup: setup.delete_accelerator(present.zone), "Accelerator deleted.")
 
-    async def _change(self, change: Callable[[], None], report: str) -> None:
+    async def _change(
+        self, setup: BucketAdmin, known: _Known, change: Callable[[BucketAdmin], None], report: str
+    ) -> None:
         """Apply a change in a thread, report it, and read the accelerator again."""
         try:
-            await asyncio.to_thread(change)
+            await asyncio.to_thread(change, setup)
         except ConsoleError as error:
             self.show_error(error)
             return
         self.notify(report, timeout=5)
-        await asyncio.to_thread(self._read_accelerator)
+        await asyncio.to_thread(_read_accelerator, setup, known)
 
     @work(exit_on_error=False)
     async def action_create_bucket(self) -> None:
         """Create the missing bucket, then test again."""
         profile = self.services.profile
-        if profile is None:
+        setup = await self._setup_of(profile)
+        if profile is None or setup is None:
             return
         question = f"Creates oss://{profile.bucket} in {profile.region}: private, storage class Standard."
         screen = TypedConfirmScreen("Create the bucket?", question, word=profile.bucket, button="Create")
-        if not await self.app.push_screen_wait(screen):
+        if not await self.ask(screen):
             return
         try:
-            await asyncio.to_thread(lambda: self.services.bucket_setup().create_bucket())
+            await asyncio.to_thread(setup.create_bucket)
         except ConsoleError as error:
             self.show_error(error)
             return
         self.action_test()
+
+
+def _read_accelerator(setup: BucketAdmin, known: _Known) -> None:
+    """Blocks; call it in a thread."""
+    try:
+        known.accelerator, known.accelerator_problem = setup.accelerator(), ""
+    except ConsoleError as error:
+        known.accelerator, known.accelerator_problem = None, str(error)

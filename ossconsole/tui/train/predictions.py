@@ -45,7 +45,7 @@ async def show_predictions(screen: ConsoleScreen, record: Path) -> None:
     except ConsoleError as error:
         screen.show_error(error)
         return
-    await screen.app.push_screen_wait(PredictionsScreen(record, saved, job))
+    await screen.ask(PredictionsScreen(record, saved, job))
 
 
 def _newest_evaluation(screen: ConsoleScreen | ConsoleModal, record: Path) -> EvaluationJob | None:

@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import working_folder
 from ossconsole.telemetry import export
 from ossconsole.telemetry.report import write_report
 from ossconsole.telemetry.runs import RunSummary, list_runs
@@ -157,7 +158,7 @@ class RunsScreen(ConsoleScreen):
         choice = await self.app.push_screen_wait(
             ConfirmScreen(
                 "Export",
-                f"Writes to {Path.cwd()}; the file is named after the run.",
+                f"Writes to {working_folder()}; the file is named after the run.",
                 (
                     Choice("", "Cancel"),
                     Choice("csv", "CSV"),
@@ -168,13 +169,13 @@ class RunsScreen(ConsoleScreen):
         )
         if choice:
             suffix, write = _EXPORTS[choice]
-            self._write(write, Path(run.path), Path.cwd() / f"{run.run}{suffix}")
+            self._write(write, Path(run.path), working_folder() / f"{run.run}{suffix}")
 
     def action_report(self) -> None:
         """Write a page about the run to the working directory."""
         run = self.table.cursor_row
         if run is not None:
-            self._write(_write_report, Path(run.path), Path.cwd() / f"{run.run}.html")
+            self._write(_write_report, Path(run.path), working_folder() / f"{run.run}.html")
 
     @work(thread=True, exclusive=True, group="export-file", exit_on_error=False)
     def _write(self, write: Callable[[Path, Path], object], record: Path, target: Path) -> None:

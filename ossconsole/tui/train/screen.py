@@ -90,8 +90,6 @@ class NewRunScreen(FormScreen):
         before = self._defaults() | remembered
         self._initial = before | dict(known or {}) | {"resume": resume}
         self._initial["epochs"] = max(int(before["epochs"]), int(self._initial["epochs"]))
-        if self._initial["endpoint"] not in map(str, profile.endpoints):
-            self._initial["endpoint"] = str(EndpointKind.STANDARD)
 
     def fields(self) -> list[Field]:
         """The settings of the form; the endpoint is a list, and the GPU where NVML lists any."""
@@ -99,8 +97,6 @@ class NewRunScreen(FormScreen):
             "endpoint": tuple((self.glyphs.named(kind), kind.value) for kind in self._profile.endpoints),
             "gpu": self._gpus(),
         }
-        if choices["gpu"] and self._initial["gpu"] not in (value for _, value in choices["gpu"]):
-            self._initial["gpu"] = AUTO  # the machine has another GPU now
         return [
             replace(
                 field,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from textual.widgets import DirectoryTree, Input, Label, OptionList, Select, Sta
 from textual.widgets.option_list import Option
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import typed_path
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.source.layout import ARCHIVE_AND_TABLE_SUFFIXES
 from ossconsole.dataset.upload.job import MAX_PARALLELISM, UploadSettings
@@ -93,7 +96,7 @@ class SourcePicker(ConsoleModal):
         """Return the path in the input."""
         text = self.query_one("#picked", Input).value.strip()
         if text:
-            self.dismiss(Path(text).expanduser())
+            self.dismiss(typed_path(text))
 
     def action_type(self, text: str) -> None:
         """Edit the path: `text` begins a new one."""
@@ -145,7 +148,7 @@ class UploadScreen(ConsoleScreen):
         self._files_seen = 0
         self._wants_form = False
         self._starting = False
-        self._recalled = False
+        self._profile: Profile | None = None
         self._rates = panels.Throughput()
         self._problem = ""
         self._advanced = AdvancedSettings()
@@ -169,9 +172,8 @@ class UploadScreen(ConsoleScreen):
     def tick(self) -> None:
         """Show the form or the upload."""
         profile = self.services.state.profile
-        if profile is not None and not self._recalled and self._has_form:
-            self._recalled = True
-            self._recall(profile.name)
+        if profile is not None and profile != self._profile and self._has_form:
+            self._show_profile(profile)
         handle = self.services.upload
         form = handle is None or (not handle.alive and self._wants_form)
         self.set_class(form, "-form")
@@ -179,8 +181,8 @@ class UploadScreen(ConsoleScreen):
         self.set_class(running, "-running")
         if running and handle is not None:
             self._rates.add(self.console.now, handle.progress())
-        fits = self.size.width >= _SAMPLE_FROM
-        self.set_class(fits and running and handle is not None and not handle.is_remote, "-sample")
+        own = running and handle is not None and not handle.is_remote
+        self.set_class(own and self.size.width >= _SAMPLE_FROM, "-sample")
         self.set_class(self.size.height >= _STRIP_FROM, "-strip")
         for panel in self.query(Panel):
             panel.redraw()
@@ -244,7 +246,7 @@ class UploadScreen(ConsoleScreen):
             self.query_one("#source", Input).focus()
             return None
         settings = UploadSettings(
-            source=Path(source).expanduser(),
+            source=typed_path(source),
             size=int(self._selected("size")) if self._has_size else 0,
             per_shard=int(self._selected("stored")),
             prefix=self.query_one("#prefix", Input).value.strip().strip("/"),
@@ -273,12 +275,15 @@ class UploadScreen(ConsoleScreen):
         """Whether the fields are mounted; a Select accepts a value only once its label is mounted."""
         return bool(self.query("#prefix")) and len(self.query("Select #label")) == len(self.query(Select))
 
-    def _recall(self, profile: str) -> None:
-        remembered = memory.recall(FORM, profile)
+    def _show_profile(self, profile: Profile) -> None:
+        """Fill the form with the values last used with the profile; what was planned for another one is discarded."""
+        before, self._profile, self._plan = self._profile, profile, None
+        self._end_scan()
+        remembered = memory.recall(FORM, profile.name)
         recent = remembered.get("recent") or [""]
         for name, value in (("source", str(recent[0])), ("prefix", str(remembered.get("prefix", "")))):
             entry = self.query_one(f"#{name}", Input)
-            entry.value = entry.value or value  # typed before the profile was known
+            entry.value = (entry.value if before is None else "") or value  # typed before the profile was known
         for name, (_, choices, _) in _SELECTS.items():
             if remembered.get(name) in {value for _, value in choices}:
                 self.query_one(f"#{name}", Select).value = remembered[name]
@@ -355,9 +360,7 @@ class UploadScreen(ConsoleScreen):
         if action in {"start", "pick", "advanced"}:
             ready = not self.services.readonly and isinstance(self.services.state, Ready)
             return False if alive else (True if ready else None)
-        if action in {"pause", "cancel"}:
-            return alive
-        if action in {"parallel", "bandwidth"}:
+        if action in {"pause", "cancel", "parallel", "bandwidth"}:
             return alive
         if action in {"retry", "new"}:
             over = handle is not None and not alive and not self._wants_form
@@ -367,8 +370,9 @@ class UploadScreen(ConsoleScreen):
 
     def action_pick(self) -> None:
         """Select the source in a dialog."""
-        typed = Path(self.query_one("#source", Input).value.strip() or Path.home()).expanduser()
-        start = typed if typed.is_dir() else Path.home()
+        typed = typed_path(self.query_one("#source", Input).value.strip() or "~")
+        # Not Path.is_dir, which raises for a name that is too long.
+        start = typed if os.path.isdir(typed) else typed_path("~")  # noqa: PTH112
         self._wants_form = True
         self.app.push_screen(SourcePicker(start, self._recent()), self._picked)
 
@@ -428,8 +432,7 @@ class UploadScreen(ConsoleScreen):
 
     def action_retry(self) -> None:
         """Upload again what failed or is missing."""
-        upload = self.services.own_upload
-        if upload is not None:
+        if (upload := self.services.own_upload) is not None:
             self._begin(upload.settings)
 
     def action_new(self) -> None:
@@ -441,8 +444,7 @@ class UploadScreen(ConsoleScreen):
     def action_back(self) -> None:
         """Cancel the scan, or else leave the input, the plan or the form."""
         if self._scan is not None:
-            self._scan.set()
-            self._scan = None
+            self._end_scan()
         elif self.focused is not None:
             self.set_focus(None)
         elif self._plan is not None:
@@ -450,6 +452,12 @@ class UploadScreen(ConsoleScreen):
         else:
             self._wants_form = False
         self.tick()
+
+    def _end_scan(self) -> None:
+        """Cancel the scan, if there is one."""
+        if self._scan is not None:
+            self._scan.set()
+            self._scan = None
 
     def action_pause(self) -> None:
         """Pause or resume the upload."""
@@ -463,8 +471,7 @@ class UploadScreen(ConsoleScreen):
 
     def action_cancel(self) -> None:
         """End the upload."""
-        handle = self.services.upload
-        if handle is not None:
+        if (handle := self.services.upload) is not None:
             handle.cancel()
 
     def action_parallel(self, direction: int) -> None:
