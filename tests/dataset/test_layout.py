@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 import zipfile
@@ -164,6 +165,60 @@ def test_a_damaged_archive_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConsoleError, match=r"a\.tar\.gz cannot be read"):
         list(Layout(tmp_path / "a.tar.gz").items())
+
+
+def tar_of(mode: str = "w", **members: bytes) -> bytes:
+    """A tar of `NAME.jpg`."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, data in members.items():
+            info = tarfile.TarInfo(f"{name}.jpg")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+WHOLE = tar_of(a=b"a" * 1000, b=b"b" * 3000)
+"""Headers at bytes 0 and 1536."""
+
+
+@pytest.mark.parametrize(
+    ("inner", "kept", "problem"),
+    [
+        (WHOLE, ["a.jpg", "b.jpg"], ""),
+        (WHOLE[:3000], ["a.jpg"], "cut off or damaged"),
+        (WHOLE[:1700], ["a.jpg"], "cut off or damaged"),
+        (WHOLE[:1536] + b"x" * 512 + WHOLE[2048:], ["a.jpg"], "cut off or damaged"),
+        (tar_of("w:gz", a=b"a"), [], "unpack the outer one"),
+        (b"no tar at all" * 100, [], "unpack the outer one"),
+        (b"", [], "unpack the outer one"),
+    ],
+    ids=["whole", "data cut", "header cut", "header damaged", "gzip", "garbage", "empty"],
+)
+def test_what_is_lost_of_an_archive_in_an_archive_is_named(
+    tmp_path: Path, inner: bytes, kept: list[str], problem: str
+) -> None:
+    path = tmp_path / "outer.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("train/ants.tar", inner), ("train/bees.tar", WHOLE)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    samples = planned(path)
+    bees = ["train/bees/a.jpg", "train/bees/b.jpg"]
+    assert sorted(samples) == [*(f"train/ants/{name}" for name in kept), *bees]
+    assert {read_location(item.location)[:1] for item in samples.values()} == {b"a", b"b"}
+    lost = skipped(path)
+    assert [(name, item.lost, problem in item.reason) for name, item in lost.items()] == [
+        ("train/ants.tar", True, True) for _ in [problem] if problem
+    ]
+
+
+def test_a_damaged_header_in_an_archive_is_an_error_and_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "pictures.tar"
+    path.write_bytes(WHOLE[:1536] + b"x" * 512 + WHOLE[2048:])
+    with pytest.raises(ConsoleError, match="byte 1536 is damaged"):
+        list(Layout(path).items())
 
 
 @pytest.mark.parametrize(
