@@ -354,6 +354,7 @@ def test_a_folder_of_archives_without_top_folders_has_no_class_for_these(tmp_pat
     (tmp_path / "archives").mkdir()
     for split in ("train", "val"):
         pack(tmp_path / "in" / split, tmp_path / f"archives/{split}.tar", "./")
+    (tmp_path / "archives/._train.tar").write_bytes(b"\0\5\x16\7 of a Mac")
     assert set(planned(tmp_path / "archives")) == {"train/ants/1.jpg", "val/ants/2.jpg"}
     assert unused(tmp_path / "archives") == {}
 

@@ -303,7 +303,7 @@ def archives_in(folder: FolderSource, names: str) -> ArchivesSource | None:
     found: list[TarSource | ZipSource] = []
     for name in folder.names():
         path = folder.path / name
-        if name.lower().endswith(ARCHIVE_SUFFIXES) and path.is_file():
+        if name.lower().endswith(ARCHIVE_SUFFIXES) and not is_hidden(name) and path.is_file():
             found.append(ZipSource(path, decoder) if zipfile.is_zipfile(path) else TarSource(path, decoder))
     return ArchivesSource(folder.path, found) if found else None
 
