@@ -200,7 +200,7 @@ def test_what_is_lost_of_an_archive_in_an_archive_is_named(
 ) -> None:
     path = tmp_path / "outer.tar"
     with tarfile.open(path, "w") as tar:
-        for name, data in (("train/ants.tar", inner), ("train/bees.tar", WHOLE)):
+        for name, data in (("train/ants.tar", inner), ("train/bees.tar", WHOLE), ("train/._bees.tar", b"of a Mac")):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
@@ -208,10 +208,8 @@ def test_what_is_lost_of_an_archive_in_an_archive_is_named(
     bees = ["train/bees/a.jpg", "train/bees/b.jpg"]
     assert sorted(samples) == [*(f"train/ants/{name}" for name in kept), *bees]
     assert {read_location(item.location)[:1] for item in samples.values()} == {b"a", b"b"}
-    lost = skipped(path)
-    assert [(name, item.lost, problem in item.reason) for name, item in lost.items()] == [
-        ("train/ants.tar", True, True) for _ in [problem] if problem
-    ]
+    lost = [(name, problem in item.reason) for name, item in skipped(path).items() if item.lost]
+    assert lost == ([("train/ants.tar", True)] if problem else [])
 
 
 def test_a_damaged_header_in_an_archive_is_an_error_and_no_end(tmp_path: Path) -> None:
