@@ -224,6 +224,7 @@ def test_a_damaged_header_in_an_archive_is_an_error_and_no_end(tmp_path: Path) -
     [
         ("table.csv", "pictures/a.jpg,10\npictures/b.jpg,9,val\n\n"),
         ("table.csv", "\ufeffLabel,Path,Split\n10,pictures/a.jpg,train\n9,pictures/b.jpg,val\n"),
+        ("table.csv", "./pictures/a.jpg,10\npictures//b.jpg,9,val\n"),
         ("table.tsv", "path\tclass\tsubset\npictures/a.jpg\t10\ttrain\npictures/b.jpg\t9\tval\n"),
     ],
 )
