@@ -20,9 +20,9 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample
 from ossconsole.training.child import SPAWN
-from ossconsole.training.data import TrainingData
+from ossconsole.training.data import Tar, Tars, TrainingData
 from ossconsole.training.loading.images import SampleTransform
-from ossconsole.training.loading.loader import BatchLoader, LoaderError
+from ossconsole.training.loading.loader import MAX_AHEAD, BatchLoader, LoaderError
 from ossconsole.training.loading.pool import (
     SAMPLES_PER_SINGLE,
     ReaderLostError,
@@ -130,6 +130,19 @@ def loader_of(
     connector: Any = SimpleNamespace(native_log=Path(os.devnull))
     chosen = TrainSettings(**{"epochs": 1, "workers": 1, **settings})
     return BatchLoader(connector, data_of(samples), Plan(chosen, samples, 0), chosen, pin=pin, interrupted=interrupted)
+
+
+@pytest.mark.usefixtures("ends")
+def test_readers_of_shards_beyond_the_lanes_need_no_memory() -> None:
+    columns = data_of(64).columns("train")
+    tars = {"train": Tars((Tar("a.tar", 1 << 20),), np.zeros(1, np.int64), np.arange(64) * 1024 + 512)}
+    manifest = Manifest(format=SampleFormat.IMAGE_U8, size=1, classes=("one",), splits={})
+    data = TrainingData(manifest, "dataset", tars, splits={"train": columns})
+    connector: Any = SimpleNamespace(native_log=Path(os.devnull))
+    chosen = TrainSettings(epochs=1, batch_size=1, workers=4 * LANES)
+    loader = BatchLoader(connector, data, Plan(chosen, 64, 0, tar_bytes=data.tar_bytes), chosen)
+    assert len(loader._slots) == LANES * MAX_AHEAD + 2
+    loader.close()
 
 
 def memory_files() -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -107,7 +108,9 @@ class BatchLoader:
         self.switch = EndpointSwitch(settings.endpoint)
         self.not_pinned: ConsoleError | None = None
         self._data = data
-        self._workers = min(settings.workers, LANES) if data.sharded else settings.workers  # others would have no work
+        if data.sharded:  # others would have no work
+            settings = msgspec.structs.replace(settings, workers=min(settings.workers, LANES))
+        self._workers = settings.workers
         self._interrupted = interrupted
         transform = sample_transform(settings, data)
         row_bytes = transform.row_bytes
