@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import tarfile
@@ -217,6 +218,30 @@ def test_a_damaged_header_in_an_archive_is_an_error_and_no_end(tmp_path: Path) -
     path.write_bytes(WHOLE[:1536] + b"x" * 512 + WHOLE[2048:])
     with pytest.raises(ConsoleError, match="byte 1536 is damaged"):
         list(Layout(path).items())
+
+
+def damaged_zip(old: bytes, new: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as zipped:
+        zipped.writestr("train/ä/1.jpg", b"x")
+    head, mark, members = stream.getvalue().rpartition(b"PK\1\2")
+    assert old in mark + members
+    return head + (mark + members).replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("name.zip", damaged_zip("ä".encode(), b"\x8d\x8d")),  # in cp932, marked as UTF-8
+        ("version.zip", damaged_zip(b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\xff")),
+        ("cut.tar.gz", gzip.compress(WHOLE)[:3]),
+    ],
+    ids=["name", "version", "cut"],
+)
+def test_an_archive_that_pythons_modules_do_not_expect_is_an_error(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ConsoleError, match="cannot be read"):
+        list(Layout(tmp_path / name).items())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -166,7 +167,7 @@ class TarSource:
                     yield from self._members(archive)
                     _check_end(archive)
             else:
-                with tarfile.open(self.path, "r|*") as archive:
+                with _open_compressed(self.path) as archive:
                     yield from self._members(archive)
         except (tarfile.TarError, EOFError, OSError) as error:
             raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
@@ -242,6 +243,17 @@ def _is_plain_tar(path: Path) -> bool:
         raise ConsoleError(f"{path} cannot be read: {error.strerror}.") from error
 
 
+def _open_compressed(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path, "r|*")
+    except TypeError as error:  # so says Python 3.11 of a gzip that is cut off within its first bytes
+        raise tarfile.ReadError("its first bytes are cut off") from error
+
+
+_DAMAGED_ZIP = (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError, struct.error)
+"""What zipfile raises for damaged lists of members, and for names that are marked as UTF-8 and are not."""
+
+
 class ZipSource:
     """A zip of images."""
 
@@ -261,7 +273,7 @@ class ZipSource:
                         yield from _folder_entry(name)
                     else:
                         yield self._entry(member, name)
-        except (zipfile.BadZipFile, OSError) as error:
+        except _DAMAGED_ZIP as error:
             raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
 
     def read(self, name: str) -> bytes | None:
