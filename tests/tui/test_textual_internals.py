@@ -203,6 +203,7 @@ async def send(pilot: Pilot[str], app: ConsoleApp, text: str) -> None:
     await pilot.pause()
     while app.key_order._current is not None:
         await pilot.pause(0.01)
+    await pilot.pause()  # the last key may still be on its way to its field
 
 
 @pytest.mark.parametrize(
