@@ -32,6 +32,7 @@ _FTYP_FORMATS = ("AVIF", "HEIF")  # where a codec is there
 PngImagePlugin.MAX_TEXT_CHUNK = 8 << 20  # of a colour profile; cameras' and printers' have up to 4 MB
 Image.MAX_IMAGE_PIXELS = None  # the limits here are lower for most formats, and checked before anything is decoded
 _ORIENTATION_TAG = 0x0112
+_TIFF_SIDES = (256, 257)  # the tags of width and height as they are stored
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 # Where PIL keeps what may have the orientation; for images without these the lookup would cost time for nothing.
 _ORIENTED_BY = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
@@ -317,6 +318,8 @@ class EncodedImage:
     def _pillow_size(self) -> tuple[int, int]:
         image = open_pillow(self._data)
         width, height = image.size
+        if image.format == "TIFF":  # its size is upright already, or not, depending on the version of Pillow
+            width, height = (int(image.tag_v2[tag]) for tag in _TIFF_SIDES)  # type: ignore[attr-defined]
         if image.format == "JPEG" and image.mode == "RGB" and not is_rotated(image):
             return width, height
         self._image = image

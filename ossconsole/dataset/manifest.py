@@ -104,6 +104,7 @@ MAX_MANIFEST_BYTES = 1 << 30  # about ten million samples
 MAX_KEY_BYTES = 1023  # OSS's limit for a key, in UTF-8
 MAX_SIDE = 8192  # pixels; a sample of that size is already 200 MB as image-u8
 MAX_IMAGE_SIDE = 65535  # pixels; the limit of JPEG
+MAX_OBJECT_BYTES = 1 << 46  # the power of two above OSS's limit for an object, 48.8 TB
 
 _SAMPLES_AT_ONCE = 1000
 _UPLOAD_AGAIN = "Upload the dataset again with `ossconsole upload`."
@@ -218,7 +219,7 @@ def _parts(outline: _Outline, classes: int, fmt: SampleFormat, where: str) -> It
         count = 0
         for samples in _decoded(text, where):
             for index, sample in enumerate(samples, count):
-                if problem := sample_problem(sample, classes, fmt):
+                if problem := sample_problem(sample, classes, fmt) or _md5_problem(sample):
                     raise _invalid(where, f"{split}[{index}]: {problem}")
                 seen.append(hash(sample.key))
             count += len(samples)
@@ -366,7 +367,7 @@ def _samples_problem(manifest: Manifest) -> str:
         if not samples:
             return f"the split {split!r} is empty"
         for index, sample in enumerate(samples):
-            if problem := sample_problem(sample, classes, manifest.format):
+            if problem := sample_problem(sample, classes, manifest.format) or _md5_problem(sample):
                 return f"{split}[{index}]: {problem}"
         seen.update(sample.key for sample in samples)
     if len(seen) != sum(len(samples) for samples in manifest.splits.values()):
@@ -407,6 +408,8 @@ class SampleFields(Protocol):
     def width(self) -> int: ...
     @property
     def bytes(self) -> int: ...
+    @property
+    def crc64(self) -> int: ...
 
 
 def sample_problem(sample: SampleFields, classes: int, fmt: SampleFormat) -> str:
@@ -418,9 +421,18 @@ def sample_problem(sample: SampleFields, classes: int, fmt: SampleFormat) -> str
         return f"the label {sample.label} is not within 0..{classes - 1}"
     if not (least <= sample.height <= longest and least <= sample.width <= longest):
         return f"{sample.height} x {sample.width} px is not within {least}..{longest}"
-    if sample.bytes < 0 or fmt.encoded != bool(sample.bytes):
+    if not 0 <= sample.bytes <= MAX_OBJECT_BYTES or fmt.encoded != bool(sample.bytes):
         return f"{sample.bytes} bytes are not a valid size for {fmt}"
+    if not 0 <= sample.crc64 < 1 << 64:
+        return f"{sample.crc64} is not a CRC64"
     return ""
+
+
+_MD5 = re.compile(r"(?:[0-9a-fA-F]{32})?")
+
+
+def _md5_problem(sample: Sample) -> str:
+    return "" if _MD5.fullmatch(sample.md5) else f"{sample.md5!r} is not an MD5"
 
 
 def _printable(text: str) -> bool:

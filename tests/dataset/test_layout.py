@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import tarfile
 import zipfile
@@ -176,11 +178,88 @@ def test_a_damaged_archive_is_an_error(tmp_path: Path) -> None:
         list(Layout(tmp_path / "a.tar.gz").items())
 
 
+def tar_of(mode: str = "w", **members: bytes) -> bytes:
+    """A tar of `NAME.jpg`."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, data in members.items():
+            info = tarfile.TarInfo(f"{name}.jpg")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+WHOLE = tar_of(a=b"a" * 1000, b=b"b" * 3000)
+"""Headers at bytes 0 and 1536."""
+
+
+@pytest.mark.parametrize(
+    ("inner", "kept", "problem"),
+    [
+        (WHOLE, ["a.jpg", "b.jpg"], ""),
+        (WHOLE[:3000], ["a.jpg"], "cut off or damaged"),
+        (WHOLE[:1700], ["a.jpg"], "cut off or damaged"),
+        (WHOLE[:1536] + b"x" * 512 + WHOLE[2048:], ["a.jpg"], "cut off or damaged"),
+        (tar_of("w:gz", a=b"a"), [], "unpack the outer one"),
+        (b"no tar at all" * 100, [], "unpack the outer one"),
+        (b"", [], "unpack the outer one"),
+    ],
+    ids=["whole", "data cut", "header cut", "header damaged", "gzip", "garbage", "empty"],
+)
+def test_what_is_lost_of_an_archive_in_an_archive_is_named(
+    tmp_path: Path, inner: bytes, kept: list[str], problem: str
+) -> None:
+    path = tmp_path / "outer.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("train/ants.tar", inner), ("train/bees.tar", WHOLE), ("train/._bees.tar", b"of a Mac")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    samples = planned(path)
+    bees = ["train/bees/a.jpg", "train/bees/b.jpg"]
+    assert sorted(samples) == [*(f"train/ants/{name}" for name in kept), *bees]
+    assert {read_location(item.location)[:1] for item in samples.values()} == {b"a", b"b"}
+    lost = [(name, problem in item.reason) for name, item in skipped(path).items() if item.lost]
+    assert lost == ([("train/ants.tar", True)] if problem else [])
+
+
+def test_a_damaged_header_in_an_archive_is_an_error_and_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "pictures.tar"
+    path.write_bytes(WHOLE[:1536] + b"x" * 512 + WHOLE[2048:])
+    with pytest.raises(ConsoleError, match="byte 1536 is damaged"):
+        list(Layout(path).items())
+
+
+def damaged_zip(old: bytes, new: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as zipped:
+        zipped.writestr("train/ä/1.jpg", b"x")
+    head, mark, members = stream.getvalue().rpartition(b"PK\1\2")
+    assert old in mark + members
+    return head + (mark + members).replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("name.zip", damaged_zip("ä".encode(), b"\x8d\x8d")),  # in cp932, marked as UTF-8
+        ("version.zip", damaged_zip(b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\xff")),
+        ("cut.tar.gz", gzip.compress(WHOLE)[:3]),
+    ],
+    ids=["name", "version", "cut"],
+)
+def test_an_archive_that_pythons_modules_do_not_expect_is_an_error(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ConsoleError, match="cannot be read"):
+        list(Layout(tmp_path / name).items())
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
         ("table.csv", "pictures/a.jpg,10\npictures/b.jpg,9,val\n\n"),
         ("table.csv", "\ufeffLabel,Path,Split\n10,pictures/a.jpg,train\n9,pictures/b.jpg,val\n"),
+        ("table.csv", "./pictures/a.jpg,10\npictures//b.jpg,9,val\n"),
         ("table.tsv", "path\tclass\tsubset\npictures/a.jpg\t10\ttrain\npictures/b.jpg\t9\tval\n"),
     ],
 )
@@ -309,6 +388,7 @@ def test_a_folder_of_archives_without_top_folders_has_no_class_for_these(tmp_pat
     (tmp_path / "archives").mkdir()
     for split in ("train", "val"):
         pack(tmp_path / "in" / split, tmp_path / f"archives/{split}.tar", "./")
+    (tmp_path / "archives/._train.tar").write_bytes(b"\0\5\x16\7 of a Mac")
     assert set(planned(tmp_path / "archives")) == {"train/ants/1.jpg", "val/ants/2.jpg"}
     assert unused(tmp_path / "archives") == {}
 

@@ -53,7 +53,7 @@ def test_a_manifest_of_unknown_sizes_is_one_of_encoded_images_alone() -> None:
     assert msgspec.json.decode(msgspec.json.encode(listed), type=Manifest) == listed
 
 
-def encoded(size: int = 0, **sample: int) -> Manifest:
+def encoded(size: int = 0, **sample: Any) -> Manifest:
     """Of one image file, which may have any sides."""
     image = msgspec.structs.replace(Sample("val/a/1.PNG", 0, 0, 0, bytes=99), **sample)
     splits = {"val": (image,)}
@@ -106,6 +106,11 @@ def test_streaming_gives_the_same_json_as_encoding_whole(keys: dict[str, list[st
         (with_sample(key="../secret"), "leaves the dataset prefix"),
         (changed(splits={"val": (Sample("a.u8", 0, 8, 8, bytes=192),)}), "192 bytes are not a valid size for image-u8"),
         (encoded(bytes=0), "0 bytes are not a valid size for image-jpeg"),
+        (encoded(bytes=1 << 63), "9223372036854775808 bytes are not a valid size"),
+        (encoded(crc64=-5), "-5 is not a CRC64"),
+        (encoded(crc64=1 << 64), "18446744073709551616 is not a CRC64"),
+        (encoded(md5="abcd"), "'abcd' is not an MD5"),
+        (encoded(md5="z" * 32), "is not an MD5"),
         (encoded(size=-1), "size -1"),
         (encoded(height=70_000), "70000"),
     ],

@@ -23,7 +23,7 @@ from torchvision.transforms import functional
 from ossconsole.config.errors import SettingsError
 from ossconsole.dataset import decode as decoding
 from ossconsole.dataset.crop import crop_box
-from ossconsole.dataset.decode import UnreadableImageError, image_problem
+from ossconsole.dataset.decode import EncodedImage, UnreadableImageError, image_problem
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode
 from ossconsole.dataset.sample_data import make_sample_images
 from ossconsole.dataset.upload.prepare import PreprocessConfig, prepare
@@ -294,6 +294,16 @@ def test_exif_orientation_turns_the_picture_upright() -> None:
         sample = u8(saved(upright.transpose(turn), "JPEG", exif=exif))
         assert sample[:, :6].mean() > 240
         assert sample[:, -6:].mean() < 15
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_width_and_height_are_those_of_the_upright_picture(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = EncodedImage(saved(picture(5).resize((40, 10)), kind, exif=exif))
+    assert (image.width, image.height) == ((40, 10) if orientation < 5 else (10, 40))
+    assert image.pixels(40, 40).shape[:2] == (image.height, image.width)
 
 
 def test_a_broken_exif_block_does_no_harm() -> None:

@@ -184,6 +184,7 @@ def test_shards_of_encoded_images_list_the_bytes_of_each(
         (["a.u8", "0", 8, 8, 512], "not a list of shards"),
         (["a.u8", 1, 8, 8, 512], "s.tar: the label 1 is not within 0..0"),
         (["a.u8", 0, 8, 8, 0], "s.tar: a.u8 begins within the sample before it"),
+        (["a.u8", 0, 8, 8, 512, 0, -5], "s.tar: -5 is not a CRC64"),
         (["a.u8", 0, 80, 80, 512], "s.tar: it has no samples, or they are longer than the tar"),
     ],
 )

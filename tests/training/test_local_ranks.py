@@ -245,3 +245,18 @@ def test_a_run_stopped_before_the_rendezvous_does_not_wait_for_the_others(
     with launched(script) as ranks:
         assert ranks.watch().state is RunState.STOPPED
     assert ranks._ranks[1].killed
+
+
+def test_only_folders_of_this_hosts_killed_processes_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes of a cluster and containers may share the folder: a process of another host is in no /proc of this one."""
+    monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path))
+    monkeypatch.setattr("socket.gethostname", lambda: "node-1")
+    own = launch._rendezvous_folder()
+    dead = 4_194_305  # beyond the largest process id of Linux
+    others = [tmp_path / f"run-{dead}-node-{host}-abc12345" for host in (1, 2, 11)]
+    for folder in others:
+        folder.mkdir()
+    newest = launch._rendezvous_folder()
+    assert set(tmp_path.iterdir()) == {own, newest, *others[1:]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -14,14 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample
 from ossconsole.training.child import SPAWN
-from ossconsole.training.data import TrainingData
-from ossconsole.training.loading.loader import BatchLoader, LoaderError
-from ossconsole.training.loading.pool import ReaderLostError, ReaderPool, _ReaderProcess
-from ossconsole.training.loading.reader import ReadRequest
+from ossconsole.training.data import Tar, Tars, TrainingData
+from ossconsole.training.loading.images import SampleTransform
+from ossconsole.training.loading.loader import MAX_AHEAD, BatchLoader, LoaderError
+from ossconsole.training.loading.pool import (
+    SAMPLES_PER_SINGLE,
+    ReaderLostError,
+    ReaderPool,
+    SingleSamples,
+    _ReaderProcess,
+)
+from ossconsole.training.loading.reader import ReadRequest, _Attempt
 from ossconsole.training.loading.shared_memory import SampleTable
 from ossconsole.training.plan import LANES, BatchRequest, Plan, Split, Window
 from ossconsole.training.settings import TrainSettings
@@ -123,6 +132,19 @@ def loader_of(
     return BatchLoader(connector, data_of(samples), Plan(chosen, samples, 0), chosen, pin=pin, interrupted=interrupted)
 
 
+@pytest.mark.usefixtures("ends")
+def test_readers_of_shards_beyond_the_lanes_need_no_memory() -> None:
+    columns = data_of(64).columns("train")
+    tars = {"train": Tars((Tar("a.tar", 1 << 20),), np.zeros(1, np.int64), np.arange(64) * 1024 + 512)}
+    manifest = Manifest(format=SampleFormat.IMAGE_U8, size=1, classes=("one",), splits={})
+    data = TrainingData(manifest, "dataset", tars, splits={"train": columns})
+    connector: Any = SimpleNamespace(native_log=Path(os.devnull))
+    chosen = TrainSettings(epochs=1, batch_size=1, workers=4 * LANES)
+    loader = BatchLoader(connector, data, Plan(chosen, 64, 0, tar_bytes=data.tar_bytes), chosen)
+    assert len(loader._slots) == LANES * MAX_AHEAD + 2
+    loader.close()
+
+
 def memory_files() -> int:
     """How many descriptors of shared buffers are open, mappings included."""
     gc.collect()
@@ -166,6 +188,45 @@ def test_a_reader_that_cannot_be_started_leaves_nothing_behind(monkeypatch: pyte
         loader_of(8, batch_size=2, workers=3)
     assert [process.kills for process in started] == [1, 1]
     assert memory_files() == before
+
+
+def test_a_failed_read_says_which_sample_was_the_first() -> None:
+    table = SampleTable(data_of(1))
+    wanted = table.look_up(Split.TRAIN, np.zeros(4, np.int64))
+    table.close()
+    transform = SampleTransform(SampleFormat.IMAGE_U8, 1, 1, augment=False, seed=0)
+    asked = ReadRequest(0, 0, Split.TRAIN, 1, 4)
+    attempt = _Attempt(asked, wanted, np.zeros((4, 3), np.uint8), transform, compare_etags=True)
+    attempt.begin(EndpointKind.STANDARD, 0.0)
+    for code in (0, errno.EIO, errno.EPERM):
+        attempt.take(
+            SimpleNamespace(err=lambda code=code: code, error_msg=str, size=3, readinto=lambda into: len(into))  # noqa: PLW0108
+        )
+    attempt.fail("the next one raises", attempt.missing[0])
+    assert attempt.missing == [3]
+    assert attempt.result("errno 5", retries=2, reader=0).failed_at == 1
+
+
+@pytest.mark.parametrize("broken", ["lost", "not started again"])
+def test_single_samples_never_end_the_run(ends: list[Connection], monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    connector: Any = SimpleNamespace(native_log=Path(os.devnull))
+    loader = loader_of(4 * SAMPLES_PER_SINGLE, batch_size=SAMPLES_PER_SINGLE)
+    singles = SingleSamples(connector, loader._share, deadline_s=60)
+    rows = np.arange(SAMPLES_PER_SINGLE)
+    assert singles.take(0, EndpointKind.STANDARD) is None
+    for number in range(2):
+        singles.offer(BatchRequest(number, 1, Split.TRAIN, number, rows, last=False))
+    assert ends[-1].poll(0)
+    ends[-1].close()
+
+    def refuse(_pool: ReaderPool, _number: int) -> _ReaderProcess:
+        raise ConsoleError("Reader process 0 could not be started.")
+
+    if broken == "not started again":
+        monkeypatch.setattr(ReaderPool, "_start", refuse)
+    assert singles.take(1, EndpointKind.STANDARD) is None
+    singles.close()
+    loader.close()
 
 
 @pytest.mark.usefixtures("ends")

@@ -21,6 +21,7 @@ from ossconsole.config.files import decode_json
 from ossconsole.dataset.formats import SampleFormat, sample_bytes
 from ossconsole.dataset.manifest import (
     MAX_MANIFEST_BYTES,
+    MAX_OBJECT_BYTES,
     SHARDS_NAME,
     SPLITS,
     ManifestError,
@@ -174,7 +175,11 @@ def _shard_problem(shard: Shard, found: PackedShardList) -> str:
         if sample.offset <= end:
             return f"{shard.tar}: {sample.key} begins within the sample before it"
         end = sample.offset + sample.size(found.format)
-    return "" if 0 < end <= shard.bytes else f"{shard.tar}: it has no samples, or they are longer than the tar"
+    return (
+        ""
+        if 0 < end <= min(shard.bytes, MAX_OBJECT_BYTES)
+        else f"{shard.tar}: it has no samples, or they are longer than the tar"
+    )
 
 
 BLOCK = tarfile.BLOCKSIZE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,7 @@ _MAX_PARTS = 64  # of a path; longer ones are no images of a class
 _MAX_LABEL_FILES = 12
 _UTF8_FLAG = 0x800  # of a zip's member: its name is UTF-8
 _INNER = "an archive in the archive: unpack the outer one, then upload the folder"
+_INNER_DAMAGED = "an archive in the archive that is cut off or damaged: fetch it again, then upload"
 _NOT_UTF8 = "its name is not UTF-8: give the encoding with --names, for example --names cp932 or gb18030"
 UNKNOWN_ENCODING = "not UTF-8; read as cp437. If they look wrong, give --names, for example --names cp932 or gb18030"
 """The caution about names of a zip."""
@@ -164,8 +166,9 @@ class TarSource:
             if self.countable:
                 with self.path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
                     yield from self._members(archive)
+                    _check_end(archive)
             else:
-                with tarfile.open(self.path, "r|*") as archive:
+                with _open_compressed(self.path) as archive:
                     yield from self._members(archive)
         except (tarfile.TarError, EOFError, OSError) as error:
             raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
@@ -182,40 +185,52 @@ class TarSource:
             if member.isdir():
                 yield from _folder_entry(name)
             elif self.countable and member.isreg() and name.lower().endswith(".tar"):
-                yield from self._inner(name, member)
+                yield from self._inner(archive, name, member)
             else:
                 yield self._entry(archive, member, name)
 
-    def _inner(self, path: str, outer: tarfile.TarInfo) -> Iterator[Entry]:
+    def _inner(self, archive: tarfile.TarFile, path: str, outer: tarfile.TarInfo) -> Iterator[Entry]:
         """The files of a tar in the tar."""
-        end = outer.offset_data + outer.size
-        with self.path.open("rb") as file:
-            file.seek(outer.offset_data)
-            try:
-                with tarfile.open(fileobj=file, mode="r:") as archive:  # its offsets are those of the file
-                    for member in archive:
-                        if member.offset_data + member.size > end:
-                            break
-                        if not member.isdir():
-                            yield self._entry(
-                                archive, member, _in_folder(path, _relative(self.names.of_tar(member.name)))
-                            )
-            except tarfile.ReadError:
-                yield UnreadableEntry(path, _INNER)
+        problem = _INNER
+        try:
+            with tarfile.open(fileobj=archive.extractfile(outer), mode="r:") as inner:
+                for member in inner:
+                    problem = _INNER_DAMAGED
+                    if member.isreg() and member.offset_data + member.size > outer.size:
+                        yield UnreadableEntry(path, problem)
+                        return
+                    if not member.isdir():
+                        name = _in_folder(path, _relative(self.names.of_tar(member.name)))
+                        yield self._entry(inner, member, name, start=outer.offset_data)
+                _check_end(inner)
+        except tarfile.ReadError:
+            yield UnreadableEntry(path, problem)
 
-    def _entry(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> SourceFile | UnreadableEntry:
+    def _entry(
+        self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str, *, start: int = 0
+    ) -> SourceFile | UnreadableEntry:
+        """A member of `archive`, which begins at byte `start` of the file."""
         if not member.isreg():
             return UnreadableEntry(path, "a link or a device in the archive", lost=False)
         if problem := _name_problem(path):
             return UnreadableEntry(path, problem)
         mtime_ns = int(member.mtime * 1e9)
         if self.countable:
-            location = SpanLocation(str(self.path), member.offset_data, member.size)
+            location = SpanLocation(str(self.path), start + member.offset_data, member.size)
             return SourceFile(path, member.size, mtime_ns, location)
         if member.size > MAX_FILE_BYTES:
             return UnreadableEntry(path, f"{member.size} bytes are too many for an image")
         stream = archive.extractfile(member)
         return SourceFile(path, member.size, mtime_ns, BytesLocation(stream.read() if stream else b""))
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Raises ReadError where reading ended at a damaged header: tarfile takes it for the end of an archive."""
+    file = archive.fileobj
+    assert file is not None  # noqa: S101
+    file.seek(archive.offset)
+    if any(file.read(tarfile.BLOCKSIZE)):
+        raise tarfile.ReadError(f"the header at byte {archive.offset} is damaged")
 
 
 def _is_plain_tar(path: Path) -> bool:
@@ -227,6 +242,17 @@ def _is_plain_tar(path: Path) -> bool:
         return False
     except OSError as error:
         raise ConsoleError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _open_compressed(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path, "r|*")
+    except TypeError as error:  # so says Python 3.11 of a gzip that is cut off within its first bytes
+        raise tarfile.ReadError("its first bytes are cut off") from error
+
+
+_DAMAGED_ZIP = (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError, struct.error)
+"""What zipfile raises for damaged lists of members, and for names that are marked as UTF-8 and are not."""
 
 
 class ZipSource:
@@ -248,7 +274,7 @@ class ZipSource:
                         yield from _folder_entry(name)
                     else:
                         yield self._entry(member, name)
-        except (zipfile.BadZipFile, OSError) as error:
+        except _DAMAGED_ZIP as error:
             raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
 
     def read(self, name: str) -> bytes | None:
@@ -290,7 +316,7 @@ def archives_in(folder: FolderSource, names: str) -> ArchivesSource | None:
     found: list[TarSource | ZipSource] = []
     for name in folder.names():
         path = folder.path / name
-        if name.lower().endswith(ARCHIVE_SUFFIXES) and path.is_file():
+        if name.lower().endswith(ARCHIVE_SUFFIXES) and not is_hidden(name) and path.is_file():
             found.append(ZipSource(path, decoder) if zipfile.is_zipfile(path) else TarSource(path, decoder))
     return ArchivesSource(folder.path, found) if found else None
 

@@ -158,6 +158,7 @@ class Layout:
                     seen.add_folder(arrangement.parts(f"{entry.path}/")[:-1])
             elif isinstance(entry, UnreadableEntry):
                 lost = entry.lost or is_image_name(entry.path.rpartition("/")[2])
+                lost = lost and not is_hidden(entry.path)
                 yield SkippedFile(entry.path, entry.reason, lost)
             elif entry.path.rpartition("/")[2] not in LABEL_FILE_NAMES:  # `unused` names the label files
                 item = self._item(entry, arrangement, seen)

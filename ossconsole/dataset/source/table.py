@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,7 +63,8 @@ class ImageTable:
         except (OSError, ValueError) as error:
             return SkippedFile(name, getattr(error, "strerror", None) or "not a file name", lost=True)
         file = SourceFile(name, status.st_size, status.st_mtime_ns, PathLocation(str(path)))
-        return planned_sample(file, f"{split}/{label}/{name.lstrip('/')}", split, label)
+        below = posixpath.normpath(name).lstrip("/")  # `find .` writes ./a.jpg
+        return planned_sample(file, f"{split}/{label}/{below}", split, label)
 
 
 class _Columns(msgspec.Struct, frozen=True):

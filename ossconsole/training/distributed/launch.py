@@ -15,6 +15,7 @@ import pickle
 import selectors
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -406,16 +407,18 @@ def _rendezvous_folder() -> Path:
     """A folder for the file of the rendezvous: only this user can reach it, and no port has to be free."""
     _remove_stale_folders()
     try:
-        return Path(tempfile.mkdtemp(prefix=f"run-{os.getpid()}-", dir=make_folder(state_dir())))
+        prefix = f"run-{os.getpid()}-{socket.gethostname()}-"
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=make_folder(state_dir())))
     except OSError as error:
         raise unwritable(state_dir(), error) from error
 
 
 def _remove_stale_folders() -> None:
-    """Removes the rendezvous folders of processes that were killed."""
-    for path in state_dir().glob("run-*-*"):
-        pid = path.name.split("-")[1]
-        if pid.isdigit() and not Path("/proc", pid).exists():
+    """Removes the rendezvous folders of killed processes of this host, which may share its disk with others."""
+    for path in state_dir().glob("run-*-*-*"):
+        pid, _, rest = path.name.removeprefix("run-").partition("-")
+        ours = rest.rpartition("-")[0] == socket.gethostname()
+        if ours and pid.isdigit() and not Path("/proc", pid).exists():
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.manifest import TRAIN
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.retry import NO_RETRY
@@ -15,7 +16,7 @@ from ossconsole.training.data import TrainingData
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.loader import Batch, BatchLoader, LoaderError
 from ossconsole.training.loading.reader import MISSING
-from ossconsole.training.plan import BatchRequest, Requests
+from ossconsole.training.plan import Requests
 
 FAILURES = 2
 """Failed attempts at one batch, each with its own retries, before the run falls back, waits, pauses or ends."""
@@ -31,7 +32,7 @@ class FailoverLoader:
     """Delivers the plan's batches, and passes the run's endpoint on to the readers.
 
     A batch that fails is retried, so that no sample is lost. After FAILURES attempts the run falls back to the other
-    endpoint if that answers and the settings allow it. Otherwise it waits for the endpoint for `settings.patience_s`;
+    endpoint, once, if that answers and the settings allow it. Otherwise it waits for the endpoint for `patience_s`;
     then an interactive run pauses, and any other ends. It does not wait before the first batch, nor for errors that a
     user can correct. `poll_stop` is called about once a second while it waits for a batch, `on_pause` while it waits
     for an endpoint or the user. `retries` counts all failed attempts.
@@ -54,7 +55,6 @@ class FailoverLoader:
     ) -> None:
         self._context = context
         self._data = data
-        self._plan = plan
         self._poll_stop = poll_stop
         self._on_pause = on_pause
         self._on_recovery = on_recovery
@@ -73,6 +73,7 @@ class FailoverLoader:
             context.warn(self._loader.not_pinned.message, self._loader.not_pinned.remedy)
         self.retries = 0
         self._has_read = False
+        self._fell_back = False  # since the last batch
         self._failing_since: float | None = None
         self._probe_wait_s = _FIRST_PROBE_S
 
@@ -95,7 +96,9 @@ class FailoverLoader:
             self._begin_failing()
             self._loader.retry(batch)
             failures += 1
-            if self._on_batch_failed(reason, batch.request, last_try=failures >= FAILURES):
+            row = batch.failed_row if batch.failed else int(batch.request.indices[0])
+            key = self._data.object_of(str(batch.request.split), row)
+            if self._on_batch_failed(reason, key, last_try=failures >= FAILURES):
                 failures = 0
         return None
 
@@ -105,7 +108,7 @@ class FailoverLoader:
             self._failing_since, self._probe_wait_s = time.monotonic(), _FIRST_PROBE_S
 
     def _end_failing(self) -> None:
-        self._has_read = True
+        self._has_read, self._fell_back = True, False
         if self._failing_since is not None:
             waited = time.monotonic() - self._failing_since
             self._failing_since = None
@@ -124,26 +127,31 @@ class FailoverLoader:
 
     def _on_reader_lost(self, reason: str, *, last_try: bool) -> bool:
         """A reader died or hung: by itself, or over an endpoint that does not answer. True as in `_failed`."""
-        if self._probe(self._context.controls.endpoint, None) is not None:
-            return self._on_batch_failed(reason, None, last_try=True)
+        if self._probe(self._context.controls.endpoint, self._first_key) is not None:
+            return self._on_batch_failed(reason, self._first_key, last_try=True)
         if last_try:
             self._give_up(reason, "The machine may be out of memory, or the connector may crash: see its log.")
             return True
         self._context.warn(reason, "The batch is retried.")
         return False
 
-    def _on_batch_failed(self, reason: str, request: BatchRequest | None, *, last_try: bool) -> bool:
-        """Falls back, waits, pauses or raises, as set; True when the count of attempts restarts."""
+    def _on_batch_failed(self, reason: str, key: str, *, last_try: bool) -> bool:
+        """Falls back, waits, pauses or raises, as set; True when the count of attempts restarts.
+
+        `key` is that of the object that could not be read.
+        """
         context = self._context
         kind = context.controls.endpoint
-        error = self._probe(kind, request)
+        error = self._probe(kind, key)
         message = error.message if error else f"A batch could not be read through the {kind} endpoint: {reason}"
         remedy = error.remedy if error else "Run `ossconsole doctor`; the connector's log may have the reason."
         if not last_try:
             self._context.warn(f"{message} Retrying.", remedy)
             return False
         other = kind.other
-        if context.settings.fall_back and context.profile.endpoint(other) and self._probe(other, request) is None:
+        may_fall_back = context.settings.fall_back and not self._fell_back and context.profile.endpoint(other)
+        if may_fall_back and self._probe(other, key) is None:
+            self._fell_back = True
             self._context.warn(message, remedy)
             context.switch(other, reason=f"the {kind} endpoint failed")
             return True
@@ -164,7 +172,7 @@ class FailoverLoader:
         while not context.controls.stopping.wait(min(self._probe_wait_s, max(0.0, until - time.monotonic()))):
             self._probe_wait_s = min(_LONGEST_PROBE_S, self._probe_wait_s * 1.5)
             self._on_pause()
-            if context.controls.endpoint is not kind or self._probe(kind, None) is None:
+            if context.controls.endpoint is not kind or self._probe(kind, self._first_key) is None:
                 return True
             if time.monotonic() >= until:
                 return False
@@ -195,10 +203,18 @@ class FailoverLoader:
                     return error.message if error else f"{sample.key} was not found, but it exists"
         return ""
 
-    def _probe(self, kind: EndpointKind, request: BatchRequest | None) -> StorageError | None:
-        """The error of the same read through oss2, with OSS's code and request id; None when it succeeds."""
-        request = request or next(self._plan.requests())
-        return self._probe_object(kind, self._data.object_of(str(request.split), int(request.indices[0])))
+    @property
+    def _first_key(self) -> str:
+        """The object that is read to find out whether an endpoint answers."""
+        return self._data.object_of(TRAIN, 0)
+
+    def _probe(self, kind: EndpointKind, key: str) -> StorageError | None:
+        """The error of the same read through oss2, with OSS's code and request id; None when the endpoint answers.
+
+        It also answers where the object was deleted since the list was read.
+        """
+        error = self._probe_object(kind, key)
+        return None if error is not None and error.code == "NoSuchKey" else error
 
     def _probe_object(self, kind: EndpointKind, key: str) -> StorageError | None:
         store = ObjectStore(

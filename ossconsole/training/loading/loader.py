@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -55,7 +56,8 @@ class Batch:
     long the reader took, `decode_s` the part of it for decoding and cropping. `queued` is the number of later batches
     already read; `readers_idle` means that the limit of batches ahead was reached, and a reader had no request.
     `single_s` is the time of a sample read alone (see SingleSamples), None without one. `bad` are the skipped samples;
-    `failed` is why the whole batch could not be read, `reader` the number of the reader process.
+    `failed` is why the whole batch could not be read, `failed_row` the row of the first sample that failed then,
+    `reader` the number of the reader process.
     """
 
     request: BatchRequest
@@ -73,6 +75,7 @@ class Batch:
     bad: tuple[SkippedSample, ...]
     failed: str
     reader: int = 0
+    failed_row: int = 0
 
 
 class BatchLoader:
@@ -105,7 +108,9 @@ class BatchLoader:
         self.switch = EndpointSwitch(settings.endpoint)
         self.not_pinned: ConsoleError | None = None
         self._data = data
-        self._workers = min(settings.workers, LANES) if data.sharded else settings.workers  # others would have no work
+        if data.sharded:  # others would have no work
+            settings = msgspec.structs.replace(settings, workers=min(settings.workers, LANES))
+        self._workers = settings.workers
         self._interrupted = interrupted
         transform = sample_transform(settings, data)
         row_bytes = transform.row_bytes
@@ -271,6 +276,7 @@ class BatchLoader:
             ),
             failed=result.failed,
             reader=result.reader,
+            failed_row=int(request.indices[result.failed_at]) if result.failed else 0,
         )
 
 

@@ -313,7 +313,7 @@ class SingleSamples:
             return
         try:
             results = self._pool.poll(0.0)
-        except ReaderLostError as error:
+        except (ReaderLostError, ConsoleError) as error:  # the second: its replacement could not be started
             self._pause(str(error))
             return
         for result in results:

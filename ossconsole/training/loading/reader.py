@@ -87,7 +87,8 @@ class ReadResult:
 
     `seconds` is the time of the last attempt, `decode_s` the part of it for decoding and cropping. `bad` are the
     skipped samples (missing, wrong size, not an image). `failed` is why the batch could not be read although its
-    samples may exist: its rows must not be used then. `reader` is the number of the reader process.
+    samples may exist: its rows must not be used then; the sample at position `failed_at` was the first to fail.
+    `reader` is the number of the reader process.
     """
 
     number: int
@@ -100,6 +101,7 @@ class ReadResult:
     bad: tuple[BadSample, ...]
     failed: str
     reader: int = 0
+    failed_at: int = 0
 
 
 _CONCURRENCY = "datasetConfig.prefetchConcurrency"
@@ -208,8 +210,8 @@ class SampleReader:
                     # After a failure the connector takes long to release its objects: start no more.
                     if len(attempt.missing) <= self._all_in_flight and not attempt.failures:
                         self._prefetch(next_request)
-        except RuntimeError as error:  # the connector's only exception
-            attempt.failures.append(str(error))
+        except (RuntimeError, EndpointFailedError) as error:  # the first is the connector's only exception
+            attempt.fail(str(error), attempt.missing[0])
         if attempt.failures or attempt.missing:
             self._prefetched = None  # frees the connector's slots for the next attempt
             raise EndpointFailedError(attempt.failures[0] if attempt.failures else "not all samples arrived")
@@ -280,7 +282,8 @@ class _Attempt:
         self.wanted = wanted
         self.endpoint = EndpointKind.STANDARD
         self.failures: list[str] = []
-        self.missing: list[int] = []  # positions
+        self.missing: list[int] = []  # positions; the first is being read
+        self._failed_at = 0
         self._rows = rows
         self._transform = transform
         self._bad: list[BadSample] = []
@@ -297,28 +300,36 @@ class _Attempt:
         self.missing = [i for i in range(len(self._done)) if not self._done[i] and i not in skipped]
         self._prefetched = at
 
+    def fail(self, reason: str, position: int) -> None:
+        """Records that a sample, which may exist, did not arrive."""
+        if not self.failures:
+            self._failed_at = position
+        self.failures.append(reason)
+
     def take(self, obj: Any) -> None:
         """Reads the next object of the attempt into its row."""
-        position = self.missing.pop(0)
+        position = self.missing[0]
         size = int(self.wanted.sizes[position])
         if obj.err() == errno.ENOENT:
             self._bad.append(BadSample(position, MISSING))
         elif obj.err() != 0:
-            self.failures.append(f"{obj.error_msg()} (errno {obj.err()})")
+            self.fail(f"{obj.error_msg()} (errno {obj.err()})", position)
         elif obj.size != size:  # the size in the response, not in the request
             self._bad.append(BadSample(position, f"it has {obj.size} bytes, but the manifest says {size}"))
         else:
             self._fill(obj, position, size)
+        del self.missing[0]
 
     def take_member(self, data: memoryview | None) -> None:
         """Writes the next sample of the attempt to its row; None for one in a tar that does not exist."""
-        position = self.missing.pop(0)
+        position = self.missing[0]
         if data is None:
             self._bad.append(BadSample(position, MISSING))
         elif self._fits(len(data), position):
             if self._transform.raw:
                 memoryview(self._rows[position])[: len(data)] = data
             self._finish(data, position)
+        del self.missing[0]
 
     def _fill(self, obj: Any, position: int, size: int) -> None:
         if not self._fits(size, position):
@@ -326,7 +337,7 @@ class _Attempt:
         data = memoryview(self._rows[position])[:size] if self._transform.raw else memoryview(bytearray(size))
         count = obj.readinto(data)
         if count != size:
-            self.failures.append(f"only {count} of {size} bytes of a sample arrived")
+            self.fail(f"only {count} of {size} bytes of a sample arrived", position)
         else:
             self._finish(data, position)
 
@@ -384,7 +395,7 @@ class _Attempt:
         if self._checksum_errors[position] >= RETRIES.attempts:
             self._bad.append(BadSample(position, f"its bytes differ from the manifest ({kind})"))
         else:
-            self.failures.append(f"the bytes of a sample differ from their checksum ({kind})")
+            self.fail(f"the bytes of a sample differ from their checksum ({kind})", position)
 
     def result(self, failed: str, *, retries: int, reader: int) -> ReadResult:
         seconds = time.perf_counter() - self._prefetched
@@ -402,4 +413,5 @@ class _Attempt:
             bad=tuple(self._bad),
             failed=failed,
             reader=reader,
+            failed_at=self._failed_at,
         )
