@@ -471,7 +471,8 @@ class Session:
 
     def _end_epoch(self) -> None:
         self.reports.flush()
-        self.checkpointer.save(best=self.parts.epochs.end_epoch(self.context))
+        self.parts.epochs.end_epoch(self.context)
+        self.checkpointer.save(validated=True)
         self.parts.clock.restart()
 
     def _finish(self) -> events.Summary:

@@ -18,6 +18,7 @@ import torch
 import torchvision
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
@@ -25,9 +26,10 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import read_events
-from ossconsole.training.checkpoints.checkpoint import Snapshot, fetch_uri, unpack
-from ossconsole.training.checkpoints.store import stable_key
+from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, Snapshot, fetch_uri, unpack
+from ossconsole.training.checkpoints.store import CheckpointStore, RunProgress, stable_key
 from ossconsole.training.compute.profile import traces_dir
+from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
 from ossconsole.training.plan import Plan, Split
 from ossconsole.training.run import TrainingRun
@@ -286,6 +288,39 @@ def test_a_checkpoint_that_cannot_be_made_does_not_end_the_run(
     (saved,) = only(found, events.Checkpoint)
     assert isinstance(saved, events.Checkpoint)
     assert saved.step == 12
+
+
+class Writes(CheckpointStore):
+    """Notes which checkpoints are the best so far; the second write fails."""
+
+    def __init__(self) -> None:
+        self.best: list[bool] = []
+
+    def save(self, data: object, progress: RunProgress, *, best: bool = False, **_: object) -> events.Checkpoint:
+        self.best.append(best)
+        if len(self.best) == 2:
+            raise ConsoleError("There is no space.")
+        key = "best" if best else ""
+        return events.Checkpoint(
+            time=0, key="k", bytes=1, seconds=1, stable_key="s", epoch=1, step=progress.step, best_key=key
+        )
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_best_checkpoint_is_the_best_of_those_that_were_written(bucket: Bucket) -> None:
+    context = RunContext("run", bucket.profile, bucket.credentials, TrainSettings(), lambda _: None)
+    writes = Writes()
+    saver = CheckpointSaver(context, writes, begun_at=RunProgress(1, 0, [], {"best_top1": 0.25}))
+    for step, top1 in enumerate((0.5, 0.75, 0.625, None, 0.6), 1):
+        assert saver.ready()
+        progress = RunProgress(step, step, [], {"top1": top1})
+        saver.save(Snapshot({}, progress, {}, lambda: None), validated=True)
+    assert saver.ready()
+    saver.save(Snapshot({}, RunProgress(6, 6, [], {"top1": 0.99}), {}, lambda: None), validated=False)
+    saver.close()
+    assert writes.best == [True, True, True, False, False, False]
 
 
 def test_a_failed_run_lets_go_of_its_tensors(start_run: StartRun, monkeypatch: pytest.MonkeyPatch) -> None:
