@@ -219,4 +219,9 @@ def test_a_claim_ends_with_its_process() -> None:
         PrefixClaim(PROFILE, "mine")
     holder.kill()
     holder.communicate(timeout=20)
-    PrefixClaim(PROFILE, "mine").release()
+    claim = PrefixClaim(PROFILE, "mine", take_over=True)
+    assert claim.run == "mine", "torchrun restarts this run, and did not start the one that was killed"
+    claim.release()
+    again = PrefixClaim(PROFILE, "restarted", take_over=True)
+    assert again.run == "mine"
+    again.release()
