@@ -401,6 +401,25 @@ def test_a_safetensors_file_is_compared_with_one_of_torch(tmp_path: Path) -> Non
     assert found.norm == pytest.approx(6**0.5)
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn])
+def test_tensors_without_a_distance_are_left_out(tmp_path: Path, dtype: torch.dtype) -> None:
+    paths = tmp_path / "left.pt", tmp_path / "right.pt"
+    for path, value in zip(paths, (1.0, 3.0), strict=True):
+        few = torch.full((2,), value)
+        path.write_bytes(saved({"w": few, "other": few.to(dtype), "u": few.to(torch.uint16)}))
+    infos = [inspect_local_checkpoint(path) for path in paths]
+    found = tensor_distances(infos[0], paths[0], infos[1], paths[1])
+    assert {each.name: each.largest for each in found} == {"w": 2.0, "u": 2.0}
+
+
+def test_numbers_that_cannot_be_printed_are_left_out(tmp_path: Path) -> None:
+    path, long = tmp_path / "long.pt", {"lr": 10**5000, "momentum": 0.5, "last": float("nan")}
+    path.write_bytes(saved({"model": {}, "optimizer": {"param_groups": [long]}, "schedule": long, "versions": long}))
+    found = inspect_local_checkpoint(path)
+    assert found.optimizer == found.schedule == {"momentum": 0.5}
+    assert found.versions == {"momentum": "0.5"}
+
+
 def test_distances_of_views_and_bfloat16(tmp_path: Path) -> None:
     base = torch.arange(12.0).reshape(3, 4)
     left_file, right_file = tmp_path / "left.pt", tmp_path / "right.pt"

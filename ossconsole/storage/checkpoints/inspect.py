@@ -354,12 +354,12 @@ def _optimizer(top: dict[Any, Any]) -> dict[str, Any]:
 def _plain_dict(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {}
-    return {str(key): part for key, part in value.items() if isinstance(part, (str, int, float)) or part is None}
+    return {str(key): part for key, part in value.items() if isinstance(part, str) or part is None or _is_small(part)}
 
 
 def _numbers(value: Any) -> dict[str, float]:
     plain = _plain_dict(value)
-    return {key: float(part) for key, part in plain.items() if isinstance(part, (int, float)) and _is_small(part)}
+    return {key: float(part) for key, part in plain.items() if isinstance(part, (int, float))}
 
 
 def _is_plain(value: Any) -> bool:
