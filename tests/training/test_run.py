@@ -28,7 +28,7 @@ from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import read_events
 from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, Snapshot, fetch_uri, unpack
 from ossconsole.training.checkpoints.store import CheckpointStore, RunProgress, stable_key
-from ossconsole.training.compute.profile import traces_dir
+from ossconsole.training.compute.profile import SETTLED_STEPS, StepProfiler, traces_dir
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
 from ossconsole.training.plan import Plan, Split
@@ -537,6 +537,25 @@ def test_a_user_can_profile_a_run(start_run: StartRun) -> None:
     run = start_run(epochs=3, on_event=ask)
     messages = [event.message for event in only(finished(run), events.InfoEvent)]
     assert any(message.startswith("Profiled 10 steps: ") for message in messages)
+
+
+@pytest.mark.slow
+def test_a_profile_that_the_end_of_the_run_cuts_is_reported_before_the_summary(start_run: StartRun) -> None:
+    found = finished(start_run(profile_steps=3, epochs=5, max_steps=11))
+    assert [event.message for event in only(found, events.WarningEvent)] == [
+        "No step was profiled: the run ended before."
+    ]
+    assert isinstance(found[-1], events.Summary)
+
+
+def test_a_run_that_is_too_short_for_its_profile_says_so() -> None:
+    warnings: list[tuple[str, str]] = []
+    profiler = StepProfiler("run", planned=3, cuda=False, report=print, warn=lambda *text: warnings.append(text))
+    for number in range(1, SETTLED_STEPS):
+        assert not profiler.step(number)
+    profiler.close()
+    profiler.close()
+    assert warnings == [("No step was profiled: the run ended before.", "--profile-steps begins after 10 steps.")]
 
 
 @pytest.mark.parametrize("interactive", [True, False], ids=["console", "headless"])
