@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -193,6 +194,24 @@ def test_a_state_folder_with_a_long_path_is_no_problem(tmp_path: Path, monkeypat
     monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path / ("long" * 40) / "state"))
     with ControlServer(FakeProcess()):
         assert ask(os.getpid(), GetReport()).report is not None
+
+
+def test_a_process_answers_again_after_it_had_too_many_open_files(
+    process: FakeProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_RETRY_S", 0.01)
+    failed, accept = threading.Event(), socket.socket.accept
+
+    def fail_once(self: socket.socket) -> tuple[socket.socket, Any]:
+        if failed.is_set():
+            return accept(self)
+        failed.set()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket.socket, "accept", fail_once)
+    ask(os.getpid(), GetReport())  # it is waited for already
+    assert failed.wait(20)
+    assert ask(os.getpid(), GetReport()).report is not None
 
 
 def test_a_prefix_has_one_writer_and_the_error_of_the_second_names_it() -> None:
