@@ -134,6 +134,19 @@ def test_a_console_switches_the_endpoint_of_a_watched_loop(sandbox: OpenTarget) 
     assert found[-1].bytes > 0
 
 
+@pytest.mark.slow
+def test_each_watch_of_a_loader_is_a_run_of_its_own(sandbox: OpenTarget) -> None:
+    with images() as loader:
+        with ossconsole.watch(loader) as stopped:
+            for _ in stopped:
+                assert control.ask(os.getpid(), control.Stop(run=stopped.run_id)).problem == ""
+        with ossconsole.watch(loader) as whole:
+            assert len(list(whole)) == len(loader)
+        assert next(iter(loader), None) is not None
+    assert [step.step for step in steps_of(stopped.run_id)] == [1]
+    assert len(steps_of(whole.run_id)) == len(loader)
+
+
 @pytest.mark.parametrize(("problem", "call"), [("is not a split", {"split": "test"}), ("nosuch", {"prefix": "nosuch"})])
 def test_wrong_uses_are_one_sentence(sandbox: OpenTarget, problem: str, call: dict[str, str]) -> None:
     with pytest.raises(ConsoleError, match=problem):
