@@ -75,6 +75,7 @@ def test_a_flat_val_takes_its_labels_from_a_file(sandbox: OpenTarget, tmp_path: 
         assert [found.tolist() for _, found in loader] == [[1, 0]]
 
 
+@pytest.mark.slow
 def test_a_batch_without_usable_samples_is_left_out(sandbox: OpenTarget) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (40, 40), "red").save(buffer, "JPEG")
