@@ -23,11 +23,19 @@ from ossconsole.dataset.manifest import object_key
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import read_events
 from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, Snapshot, fetch_uri, unpack
-from ossconsole.training.checkpoints.store import CheckpointStore, RunProgress, stable_key
+from ossconsole.training.checkpoints.store import (
+    LATEST,
+    CheckpointStore,
+    RunProgress,
+    checkpoint_key,
+    find_checkpoint,
+    stable_key,
+)
 from ossconsole.training.compute.profile import SETTLED_STEPS, StepProfiler, traces_dir
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
@@ -144,6 +152,20 @@ def test_latest_is_the_newest_whole_checkpoint(bucket: Bucket, start_run: StartR
     assert other.wait(DEADLINE_S)
     assert other.error is not None
     assert "not a file that torch.save wrote" in other.error.message
+
+
+def test_a_checkpoint_that_is_deleted_meanwhile_is_not_the_newest(bucket: Bucket) -> None:
+    store, prefix = bucket.store(), bucket.profile.checkpoint_prefix
+    for step in (1, 2):
+        store.put(checkpoint_key(prefix, "run", RunProgress(1, step, [], {})), b"")
+
+    def read(uri: str) -> str:
+        if uri.endswith("s000002.pt") or uri == store.uri(stable_key(prefix)):
+            raise StorageError("It does not exist.", status=404)
+        return uri
+
+    found = find_checkpoint(store, LATEST, "resnet18", read)
+    assert found.content.endswith("s000001.pt")
 
 
 GOOD = b"the checkpoint of another run"
