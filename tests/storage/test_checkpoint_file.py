@@ -201,6 +201,14 @@ def dcp_folder(folder: Path) -> Path:
     return folder / ".metadata"
 
 
+def test_many_plain_values_do_not_keep_a_dcp_folder_from_being_read(tmp_path: Path) -> None:
+    lists = {f"names{number}": [f"class number {each}" for each in range(1500)] for number in range(40)}
+    save_sharded({"w": torch.ones(3), "step": 5, **lists}, checkpoint_id=tmp_path)
+    found = inspect_local_checkpoint(tmp_path / ".metadata")
+    assert found.fields["step"] == 5
+    assert found.fetched > 1 << 20
+
+
 def test_the_plain_values_of_a_dcp_folder_come_from_the_files_beside_the_index(
     store: ObjectStore, prefix: str, tmp_path: Path
 ) -> None:

@@ -124,7 +124,6 @@ class RangedFile(io.RawIOBase):
 
 SAFETENSORS, SAFETENSORS_SUFFIX = "safetensors file", ".safetensors"
 SHARDED, SHARDED_NAME = "DCP checkpoint", ".metadata"  # torch.distributed.checkpoint: the index of a folder
-_VALUES_BUDGET = 1 << 20  # of each file beside the index
 _NOT_THERE = (404, 416)  # HTTP's: no such object; none of these bytes
 _PROGRESS = ("run", "epoch", "step", "global_step")  # what a DCP checkpoint may have in a part of its state
 _OPTIMIZER = "optim"  # the beginning of the names of an optimizer's tensors there
@@ -415,7 +414,7 @@ def _describe_sharded(file: RangedFile, name: str, beside: FilesBeside | None) -
         assert beside is not None  # noqa: S101
         try:
             if part not in opened:
-                opened[part] = RangedFile(beside(part), index.files[part], budget=_VALUES_BUDGET)
+                opened[part] = RangedFile(beside(part), index.files[part])
             return opened[part].read_at(offset, length)
         except (StorageError, FileNotFoundError) as error:
             if isinstance(error, StorageError) and error.status not in _NOT_THERE:
