@@ -109,14 +109,14 @@ def _recorded() -> Any:
     return event
 
 
-def to_host(value: Any) -> Any:
-    """A number; of a tensor on a GPU a copy on the host, which the GPU completes later. The script may change its own.
+def to_host(value: Any, *, later: bool) -> Any:
+    """A number; with `later`, of a tensor on a GPU a copy on the host, which the GPU completes with the step.
 
-    None stays None. Raises TypeError, ValueError or RuntimeError for any other value.
+    The script may change its own value. None stays None. Raises TypeError, ValueError or RuntimeError for any other.
     """
     if hasattr(value, "detach"):
         value = value.detach()
-        if value.device.type != "cpu" and value.numel() == 1:
+        if later and value.device.type != "cpu" and value.numel() == 1:
             return value.to("cpu", non_blocking=True)
     return None if value is None else float(value)
 
@@ -193,12 +193,12 @@ class StepRecorder:
 
     def end_epoch(self) -> None:
         """The loader has no more batches, or the loop ended early."""
-        self.run.epoch = self._epoch
         if not self.run.stopping:
+            self.run.epoch = self._epoch
             self._epoch_figures.setdefault("seconds", time.perf_counter() - self._epoch_begun)
 
     def log_epoch(self, figures: Mapping[str, Any]) -> None:
-        """Figures of the last epoch."""
+        """Figures of the last epoch; of one that was stopped they are a message only."""
         self._epoch_figures.update(figures)
 
     def close(self, error: str) -> None:
@@ -214,15 +214,14 @@ class StepRecorder:
     def _finish_epoch(self) -> None:
         figures, self._epoch_figures = self._epoch_figures, {}
         if "seconds" not in figures:
+            self._report(figures)
             return
         self._record_steps(wait=True)
         losses, self._losses = self._losses, []
         samples, self._epoch_samples = self._epoch_samples, 0
         val_loss, top1, top5 = (on_host(figures.pop(name, None)) for name in ("val_loss", "top1", "top5"))
         seconds = figures.pop("seconds")
-        others = ", ".join(f"{name} {number(on_host(value))}" for name, value in figures.items())
-        if others:
-            self.run.info(f"epoch {self._epoch}: {others}")
+        self._report(figures)
         self.run.emit(
             events.Epoch(
                 time=time.time(),
@@ -236,6 +235,11 @@ class StepRecorder:
                 top5=top5,
             )
         )
+
+    def _report(self, figures: Mapping[str, Any]) -> None:
+        if figures:
+            words = ", ".join(f"{name} {number(on_host(value))}" for name, value in figures.items())
+            self.run.info(f"epoch {self._epoch}: {words}")
 
     def _work(self) -> None:
         workers, next_read = WorkerReader(), 0.0

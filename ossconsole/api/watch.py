@@ -196,11 +196,11 @@ class Watch(Generic[T]):
         """Records figures: `loss`, `lr`, `top1`, `top5` (fractions of 1), `val_loss`, or any other name as a series.
 
         Within the loop they belong to the step under way, after it to its epoch. Values are numbers, or tensors of one
-        element, which are copied from a GPU without waiting for it. Raises WatchError for others.
+        element; within the loop they are copied from a GPU without waiting for it. Raises WatchError for others.
         """
         if self._steps is None:
             return
-        values = {name: _figure(name, value) for name, value in figures.items()}
+        values = {name: _figure(name, value, later=self._iterating) for name, value in figures.items()}
         if self._iterating:
             self._logged.update(values)
         else:
@@ -254,10 +254,10 @@ def samples_in(batch: Any) -> int:
     return int(shape[0]) if shape is not None and len(shape) else 0
 
 
-def _figure(name: str, value: Any) -> Any:
+def _figure(name: str, value: Any, *, later: bool) -> Any:
     """A logged value as `to_host` returns it. Raises WatchError."""
     try:
-        return to_host(value)
+        return to_host(value, later=later)
     except (TypeError, ValueError, RuntimeError) as error:
         raise WatchError(
             f"The logged {name} is not a number: {error}.", remedy="Log numbers, or tensors of one element."

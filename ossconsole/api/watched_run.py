@@ -61,15 +61,15 @@ class WatchedRun:
     def __init__(
         self, loop: WatchedLoop, *, context: RunContext | None, on_checkpoint: Callable[[], object] | None
     ) -> None:
-        self.id = new_run_id() if context is None else context.id
+        self.id = new_run_id()
         self._profile: Profile | None = context.profile if context is not None else None
         self.step = 0
         self.epoch = 0
         self._loop = loop
         self._context = context
         self._on_checkpoint = on_checkpoint
-        self._controls = Controls(EndpointKind.STANDARD) if context is None else context.controls
-        self._measurement = Measurement() if context is None else context.measurement
+        self._controls = Controls(EndpointKind.STANDARD if context is None else context.controls.endpoint)
+        self._measurement = Measurement()
         self._state = RunState.STARTING
         self._record = RunRecord(record_path(self.id))
         self._emitting = threading.RLock()
@@ -77,8 +77,10 @@ class WatchedRun:
         self._over = False
         self.has_requests = True  # the state RUNNING is to be entered; a plain attribute, because each step reads it
         self._stopping = threading.Event()
-        if context is not None:
-            context.sink = self._record.append
+        if context is not None:  # the loader may have been watched before: each watch is a run of its own
+            self._unwatched = context.sink
+            context.id, context.sink = self.id, self._record.append
+            context.controls, context.measurement = self._controls, self._measurement
         self._sampler = Sampler(interval_s=_SAMPLE_EVERY_S)
         self._describe()
         self._server = ControlServer(CommandWork(self._profile, own_run=self))
@@ -199,6 +201,8 @@ class WatchedRun:
             self.enter(state)
             self.emit(self._summary(state, error))
             self._over = True
+            if self._context is not None:  # the loader can be iterated further
+                self._context.sink, self._context.controls = self._unwatched, Controls(self._controls.endpoint)
         self._sampler.stop()
         self._server.close()
         self._record.close()

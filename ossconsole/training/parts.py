@@ -182,13 +182,12 @@ class EpochState:
         self.meters = {split: EpochMeter() for split in Split}
         self._epoch_begun = time.perf_counter()
 
-    def end_epoch(self, context: RunContext) -> bool:
-        """Emits the epoch's figures and resets the sums; True when its top-1 is the best so far."""
+    def end_epoch(self, context: RunContext) -> None:
+        """Emits the epoch's figures and resets the sums."""
         train, val = self.meters[Split.TRAIN], self.meters[Split.VAL]
-        before = self.metrics.get("best_top1")
-        best = val.top1 is not None and (before is None or val.top1 > before)
         shown = {"train_loss": train.loss, "val_loss": val.loss, "top1": val.top1, "top5": val.top5}
-        self.metrics = {**shown, "best_top1": val.top1 if best else before}
+        known = [each for each in (val.top1, self.metrics.get("best_top1")) if each is not None]
+        self.metrics = {**shown, "best_top1": max(known, default=None)}
         now = time.perf_counter()
         context.emit(
             events.Epoch(
@@ -205,7 +204,6 @@ class EpochState:
         self.completed = self.epoch
         self._epoch_begun = now
         self.meters = {split: EpochMeter() for split in Split}
-        return best
 
     def progress(self, step: int) -> RunProgress:
         """The progress after `step`, for a checkpoint."""
@@ -329,7 +327,7 @@ class Checkpointer:
     saver: CheckpointSaver | None
     run_config: dict[str, Any]
 
-    def save(self, *, best: bool = False, last: bool = False) -> bool:
+    def save(self, *, validated: bool = False, last: bool = False) -> bool:
         """Takes a snapshot and starts writing it. False when the last checkpoint already has this progress."""
         self.reports.flush()
         if self.saver is None or not self.saver.ready(last=last):
@@ -345,7 +343,7 @@ class Checkpointer:
             failure = unexpected_failure(progress, error)
             self.context.warn(failure.message, failure.remedy)
         else:
-            self.saver.save(snapshot, best=best)
+            self.saver.save(snapshot, validated=validated)
         return True
 
     def save_on_request(self, *, last: bool = False) -> None:

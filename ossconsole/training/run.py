@@ -56,10 +56,11 @@ _EARLY_S = 0.2  # a sample may come this much early, rather than be skipped in f
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """The process and the run id that hold a checkpoint prefix."""
+    """The process and the run id that hold a checkpoint prefix, and the parent of that process, see `_parent`."""
 
     pid: int
     run: str
+    parent: str = ""
 
 
 class ClaimedError(ConsoleError):
@@ -78,8 +79,9 @@ class PrefixClaim:
     """Locks the checkpoint prefix of `profile` for `run` until `release` or the end of the process.
 
     Two runs would overwrite each other's latest checkpoint. The lock is visible to this user on this machine only. With
-    `take_over` the id of the previous holder's run is kept. Raises ClaimedError, and SettingsError when the lock file
-    cannot be opened.
+    `take_over` the id of the previous holder's run is kept, if the same process started both: torchrun may restart a
+    run that had not claimed the prefix yet, and the holder then was another run. Raises ClaimedError, and SettingsError
+    when the lock file cannot be opened.
     """
 
     def __init__(self, profile: Profile, run: str, *, take_over: bool = False) -> None:
@@ -95,12 +97,12 @@ class PrefixClaim:
         except OSError as error:  # a network file system without locks
             self._file.close()
             raise unwritable(path, error) from error
-        before = _holder(self._file) if take_over else None
-        self.run = before.run if before else run
+        before, parent = _holder(self._file), _parent()
+        self.run = before.run if take_over and before and parent and before.parent == parent else run
         try:
             self._file.seek(0)
             self._file.truncate()
-            self._file.write(msgspec.json.encode(Holder(os.getpid(), self.run)))
+            self._file.write(msgspec.json.encode(Holder(os.getpid(), self.run, parent)))
         except OSError as error:
             # The lock holds nevertheless; other processes only cannot name its holder.
             log.warning("The claim %s cannot name its run: %s", path, error.strerror)
@@ -115,6 +117,18 @@ def _holder(file: FileIO) -> Holder | None:
         return decode_json(file.read(4096), Holder)
     except msgspec.DecodeError:
         return None  # it is just being written
+
+
+def _parent() -> str:
+    """The process that started this one: its id, which is used again, and its start in ticks since the boot (proc(5)).
+
+    "" where that is unknown.
+    """
+    try:
+        started = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):  # it is outside this container
+        return ""
+    return f"{os.getppid()} {started}"
 
 
 class TrainingRun:

@@ -124,10 +124,8 @@ def build_session(
     source = _source(context, connector, data, plan, parts, on_pause=requests.apply)
     resources.callback(source.close)
     resources.callback(parts.compute.free_all_slots)
-    planned = context.settings.profile_steps if rank_info.is_rank_zero else 0
-    profiler = StepProfiler(
-        context.id, planned=planned, cuda=parts.compute.cuda, report=context.info, warn=context.warn
-    )
+    steps = context.settings.profile_steps if rank_info.is_rank_zero else 0
+    profiler = StepProfiler(context.id, planned=steps, cuda=parts.compute.cuda, report=context.info, warn=context.warn)
     resources.callback(profiler.close)
     resources.push(parts.group.__exit__)  # first of all: the GPU may wait for a lost rank, and the others for the GPU
     return Session(
@@ -471,7 +469,8 @@ class Session:
 
     def _end_epoch(self) -> None:
         self.reports.flush()
-        self.checkpointer.save(best=self.parts.epochs.end_epoch(self.context))
+        self.parts.epochs.end_epoch(self.context)
+        self.checkpointer.save(validated=True)
         self.parts.clock.restart()
 
     def _finish(self) -> events.Summary:
@@ -484,6 +483,7 @@ class Session:
             self.checkpointer.save_on_request(last=True)
         if self.saver:
             self.saver.wait()
+        self.profiler.close()  # the summary is the last event
         state = RunState.STOPPED if stopped else RunState.FINISHED
         context.enter(state)
         summary = summary_of(

@@ -75,6 +75,7 @@ def test_a_flat_val_takes_its_labels_from_a_file(sandbox: OpenTarget, tmp_path: 
         assert [found.tolist() for _, found in loader] == [[1, 0]]
 
 
+@pytest.mark.slow
 def test_a_batch_without_usable_samples_is_left_out(sandbox: OpenTarget) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (40, 40), "red").save(buffer, "JPEG")
@@ -132,6 +133,19 @@ def test_a_console_switches_the_endpoint_of_a_watched_loop(sandbox: OpenTarget) 
     assert {step.endpoint for step in found} == set(EndpointKind)
     assert found[-1].endpoint is EndpointKind.ACCELERATED
     assert found[-1].bytes > 0
+
+
+@pytest.mark.slow
+def test_each_watch_of_a_loader_is_a_run_of_its_own(sandbox: OpenTarget) -> None:
+    with images() as loader:
+        with ossconsole.watch(loader) as stopped:
+            for _ in stopped:
+                assert control.ask(os.getpid(), control.Stop(run=stopped.run_id)).problem == ""
+        with ossconsole.watch(loader) as whole:
+            assert len(list(whole)) == len(loader)
+        assert next(iter(loader), None) is not None
+    assert [step.step for step in steps_of(stopped.run_id)] == [1]
+    assert len(steps_of(whole.run_id)) == len(loader)
 
 
 @pytest.mark.parametrize(("problem", "call"), [("is not a split", {"split": "test"}), ("nosuch", {"prefix": "nosuch"})])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,6 +88,52 @@ def test_what_is_not_a_number_is_refused_where_it_is_logged(value: object) -> No
             with pytest.raises(WatchError, match="The logged loss is not a number: "):
                 watched.log(loss=value)
             break
+
+
+class OnGpu:
+    """A tensor whose copy on the host is complete some time later."""
+
+    device = SimpleNamespace(type="cuda")
+
+    def __init__(self) -> None:
+        self.copied = torch.tensor(float("nan"))
+
+    def detach(self) -> OnGpu:
+        return self
+
+    def numel(self) -> int:
+        return 1
+
+    def to(self, *_: object, **__: object) -> torch.Tensor:
+        return self.copied
+
+    def __float__(self) -> float:  # waits for the GPU
+        return 0.5
+
+
+def test_a_figure_of_an_epoch_is_waited_for() -> None:
+    with ossconsole.watch(loader(1)) as watched:
+        for _ in watched:
+            loss = OnGpu()
+            watched.log(loss=loss)
+            loss.copied.fill_(2.0)  # before the end of the step
+        watched.log(val_loss=OnGpu())
+    (epoch,) = (event for event in events_of(watched.run_id) if isinstance(event, events.Epoch))
+    assert (epoch.train_loss, epoch.val_loss) == (2.0, 0.5)
+
+
+def test_a_stopped_epoch_is_not_counted_and_its_figures_are_kept() -> None:
+    with ossconsole.watch(loader(3)) as watched:
+        for _ in watched:
+            pass
+        for _ in watched:
+            control.ask(os.getpid(), control.Stop(run=watched.run_id))
+        watched.log(top1=0.25)
+    found = events_of(watched.run_id)
+    assert [event.epoch for event in found if isinstance(event, events.Epoch)] == [1]
+    assert [event.message for event in found if isinstance(event, events.InfoEvent)] == ["epoch 2: top1 0.250"]
+    assert isinstance(found[-1], events.Summary)
+    assert (found[-1].epochs, found[-1].steps) == (1, 4)
 
 
 def test_the_samples_of_a_short_batch_are_counted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -195,6 +196,24 @@ def test_a_state_folder_with_a_long_path_is_no_problem(tmp_path: Path, monkeypat
         assert ask(os.getpid(), GetReport()).report is not None
 
 
+def test_a_process_answers_again_after_it_had_too_many_open_files(
+    process: FakeProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_RETRY_S", 0.01)
+    failed, accept = threading.Event(), socket.socket.accept
+
+    def fail_once(self: socket.socket) -> tuple[socket.socket, Any]:
+        if failed.is_set():
+            return accept(self)
+        failed.set()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket.socket, "accept", fail_once)
+    ask(os.getpid(), GetReport())  # it is waited for already
+    assert failed.wait(20)
+    assert ask(os.getpid(), GetReport()).report is not None
+
+
 def test_a_prefix_has_one_writer_and_the_error_of_the_second_names_it() -> None:
     claim = PrefixClaim(PROFILE, "first")
     with pytest.raises(ClaimedError, match=rf"The run first \(process {os.getpid()}\) is active") as refused:
@@ -219,4 +238,9 @@ def test_a_claim_ends_with_its_process() -> None:
         PrefixClaim(PROFILE, "mine")
     holder.kill()
     holder.communicate(timeout=20)
-    PrefixClaim(PROFILE, "mine").release()
+    claim = PrefixClaim(PROFILE, "mine", take_over=True)
+    assert claim.run == "mine", "torchrun restarts this run, and did not start the one that was killed"
+    claim.release()
+    again = PrefixClaim(PROFILE, "restarted", take_over=True)
+    assert again.run == "mine"
+    again.release()

@@ -323,6 +323,19 @@ def test_a_file_that_is_not_the_one_of_its_name_is_refused(hub: Path, served: ty
     assert list(hub.iterdir()) == []
 
 
+def test_a_download_that_a_proxy_cuts_is_reported(
+    hub: Path, served: type[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(self: Server) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nabc")
+
+    monkeypatch.setattr(served, "do_GET", cut)
+    with pytest.raises(ConsoleError, match="IncompleteRead") as raised:
+        model_of(CLASSES, "imagenet")
+    assert "--weights FILE" in raised.value.remedy
+    assert list(hub.iterdir()) == []
+
+
 def test_a_server_that_does_not_respond_is_not_waited_for(
     hub: Path, served: type[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:

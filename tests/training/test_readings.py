@@ -162,6 +162,11 @@ def test_the_lowest_limit_is_the_bottleneck(http: float, connector: float, compu
     assert "simulated" in text
 
 
+def test_a_limit_that_read_nothing_in_its_time_says_nothing() -> None:
+    stalled = {"http accelerated": Spread(0.0, 0.0, 0.0, 1)}
+    assert "the limits were not measured" in bound(row(reading(ACCELERATED, 180, 0)), stalled, simulated=False)
+
+
 def test_reading_alone_is_not_bound_by_the_compute() -> None:
     loading = msgspec.structs.replace(CELL, mode=Mode.LOADER)
     found = result_row(loading, [msgspec.structs.replace(reading(ACCELERATED, 180, 0), cell=loading)], 1000)

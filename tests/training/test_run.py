@@ -18,16 +18,26 @@ import torch
 import torchvision
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import read_events
-from ossconsole.training.checkpoints.checkpoint import Snapshot, fetch_uri, unpack
-from ossconsole.training.checkpoints.store import stable_key
-from ossconsole.training.compute.profile import traces_dir
+from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, Snapshot, fetch_uri, unpack
+from ossconsole.training.checkpoints.store import (
+    LATEST,
+    CheckpointStore,
+    RunProgress,
+    checkpoint_key,
+    find_checkpoint,
+    stable_key,
+)
+from ossconsole.training.compute.profile import SETTLED_STEPS, StepProfiler, traces_dir
+from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
 from ossconsole.training.plan import Plan, Split
 from ossconsole.training.run import TrainingRun
@@ -142,6 +152,20 @@ def test_latest_is_the_newest_whole_checkpoint(bucket: Bucket, start_run: StartR
     assert other.wait(DEADLINE_S)
     assert other.error is not None
     assert "not a file that torch.save wrote" in other.error.message
+
+
+def test_a_checkpoint_that_is_deleted_meanwhile_is_not_the_newest(bucket: Bucket) -> None:
+    store, prefix = bucket.store(), bucket.profile.checkpoint_prefix
+    for step in (1, 2):
+        store.put(checkpoint_key(prefix, "run", RunProgress(1, step, [], {})), b"")
+
+    def read(uri: str) -> str:
+        if uri.endswith("s000002.pt") or uri == store.uri(stable_key(prefix)):
+            raise StorageError("It does not exist.", status=404)
+        return uri
+
+    found = find_checkpoint(store, LATEST, "resnet18", read)
+    assert found.content.endswith("s000001.pt")
 
 
 GOOD = b"the checkpoint of another run"
@@ -286,6 +310,39 @@ def test_a_checkpoint_that_cannot_be_made_does_not_end_the_run(
     (saved,) = only(found, events.Checkpoint)
     assert isinstance(saved, events.Checkpoint)
     assert saved.step == 12
+
+
+class Writes(CheckpointStore):
+    """Notes which checkpoints are the best so far; the second write fails."""
+
+    def __init__(self) -> None:
+        self.best: list[bool] = []
+
+    def save(self, data: object, progress: RunProgress, *, best: bool = False, **_: object) -> events.Checkpoint:
+        self.best.append(best)
+        if len(self.best) == 2:
+            raise ConsoleError("There is no space.")
+        key = "best" if best else ""
+        return events.Checkpoint(
+            time=0, key="k", bytes=1, seconds=1, stable_key="s", epoch=1, step=progress.step, best_key=key
+        )
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_best_checkpoint_is_the_best_of_those_that_were_written(bucket: Bucket) -> None:
+    context = RunContext("run", bucket.profile, bucket.credentials, TrainSettings(), lambda _: None)
+    writes = Writes()
+    saver = CheckpointSaver(context, writes, begun_at=RunProgress(1, 0, [], {"best_top1": 0.25}))
+    for step, top1 in enumerate((0.5, 0.75, 0.625, None, 0.6), 1):
+        assert saver.ready()
+        progress = RunProgress(step, step, [], {"top1": top1})
+        saver.save(Snapshot({}, progress, {}, lambda: None), validated=True)
+    assert saver.ready()
+    saver.save(Snapshot({}, RunProgress(6, 6, [], {"top1": 0.99}), {}, lambda: None), validated=False)
+    saver.close()
+    assert writes.best == [True, True, True, False, False, False]
 
 
 def test_a_failed_run_lets_go_of_its_tensors(start_run: StartRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -502,6 +559,25 @@ def test_a_user_can_profile_a_run(start_run: StartRun) -> None:
     run = start_run(epochs=3, on_event=ask)
     messages = [event.message for event in only(finished(run), events.InfoEvent)]
     assert any(message.startswith("Profiled 10 steps: ") for message in messages)
+
+
+@pytest.mark.slow
+def test_a_profile_that_the_end_of_the_run_cuts_is_reported_before_the_summary(start_run: StartRun) -> None:
+    found = finished(start_run(profile_steps=3, epochs=5, max_steps=11))
+    assert [event.message for event in only(found, events.WarningEvent)] == [
+        "No step was profiled: the run ended before."
+    ]
+    assert isinstance(found[-1], events.Summary)
+
+
+def test_a_run_that_is_too_short_for_its_profile_says_so() -> None:
+    warnings: list[tuple[str, str]] = []
+    profiler = StepProfiler("run", planned=3, cuda=False, report=print, warn=lambda *text: warnings.append(text))
+    for number in range(1, SETTLED_STEPS):
+        assert not profiler.step(number)
+    profiler.close()
+    profiler.close()
+    assert warnings == [("No step was profiled: the run ended before.", "--profile-steps begins after 10 steps.")]
 
 
 @pytest.mark.parametrize("interactive", [True, False], ids=["console", "headless"])

@@ -132,6 +132,7 @@ def test_a_real_difference_is_found() -> None:
     assert {each.verdict for each in compare(bench("b", 1.2), bench("a")).differences} == {Verdict.SLOWER}
     assert {each.verdict for each in compare(bench("a"), bench("a")).differences} == {Verdict.SAME}
     assert differences({"x": [1.0, 1.0]}, {"x": [2.0, 2.0]})[0].verdict is Verdict.TOO_FEW
+    assert not differences({"stalled": [], "x": [1.0]}, {"stalled": [1.0], "x": []})
 
 
 def test_each_setup_of_a_sweep_is_compared_alone() -> None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _NUMPY_DTYPES = {
-    **{name: name for name in ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")},
+    **{name: name for name in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "bool")},
+    **{name: name for name in ("uint64", "uint32", "uint16", "uint8")},
     "bfloat16": "uint16",
 }
 _SLICE = 1 << 20  # elements turned into float64 at a time
@@ -45,8 +46,9 @@ class TensorPair(msgspec.Struct, frozen=True):
 
     @property
     def comparable(self) -> bool:
-        """Whether both sides exist and have the same shape."""
-        return self.left is not None and self.right is not None and self.left.shape == self.right.shape
+        """Whether both sides exist, have the same shape, and dtypes that are read here: not complex or float8."""
+        sides = [side for side in (self.left, self.right) if side is not None and side.dtype in _NUMPY_DTYPES]
+        return len(sides) == 2 and sides[0].shape == sides[1].shape
 
 
 class TensorDistance(msgspec.Struct, frozen=True):
@@ -74,7 +76,7 @@ def pair_tensors(left: CheckpointInfo, right: CheckpointInfo) -> list[TensorPair
 def tensor_distances(
     left: CheckpointInfo, left_file: Path, right: CheckpointInfo, right_file: Path
 ) -> Iterator[TensorDistance]:
-    """The distance of every pair of the same shape, from the downloaded files. Raises ConsoleError."""
+    """The distance of every comparable pair, from the downloaded files. Raises ConsoleError."""
     for info in (left, right):
         if info.kind == SHARDED:
             raise ConsoleError(
@@ -129,8 +131,6 @@ def _elements(row: TensorRow, read: Callable[[TensorRow], bytes]) -> npt.NDArray
     import numpy as np
 
     tensor = row.tensor
-    if row.dtype not in _NUMPY_DTYPES:
-        raise ValueError(f"{row.dtype} has no norm here")
     stored = np.frombuffer(read(row), np.dtype(_NUMPY_DTYPES[row.dtype]).newbyteorder("<"))
     reach = (
         tensor.offset + sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride, strict=True)) + 1

@@ -31,7 +31,7 @@ from ossconsole.storage.checkpoints.pickle_reader import (
 
 _OWN_NAMES = ("torch.distributed.checkpoint.", "pathlib.")  # which the index is made of
 _MAX_VALUE_BYTES = 64 << 10  # a list of 1,000 classes takes 20 KiB
-_MAX_VALUES = 64
+_MAX_VALUES = 64  # which together stay below an inspection's budget
 _Length = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 _WANTED = re.compile(
     r"[^.]+"  # what is at the top

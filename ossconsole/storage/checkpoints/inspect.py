@@ -120,7 +120,6 @@ class RangedFile(io.RawIOBase):
 
 SAFETENSORS, SAFETENSORS_SUFFIX = "safetensors file", ".safetensors"
 SHARDED, SHARDED_NAME = "DCP checkpoint", ".metadata"  # torch.distributed.checkpoint: the index of a folder
-_VALUES_BUDGET = 1 << 20  # of each file beside the index
 _NOT_THERE = (404, 416)  # HTTP's: no such object; none of these bytes
 _PROGRESS = ("run", "epoch", "step", "global_step")  # what a DCP checkpoint may have in a part of its state
 _OPTIMIZER = "optim"  # the beginning of the names of an optimizer's tensors there
@@ -365,12 +364,12 @@ def _optimizer(top: dict[Any, Any]) -> dict[str, Any]:
 def _plain_dict(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {}
-    return {str(key): part for key, part in value.items() if isinstance(part, (str, int, float)) or part is None}
+    return {str(key): part for key, part in value.items() if isinstance(part, str) or part is None or _is_small(part)}
 
 
 def _numbers(value: Any) -> dict[str, float]:
     plain = _plain_dict(value)
-    return {key: float(part) for key, part in plain.items() if isinstance(part, (int, float)) and _is_small(part)}
+    return {key: float(part) for key, part in plain.items() if isinstance(part, (int, float))}
 
 
 def _is_plain(value: Any) -> bool:
@@ -426,7 +425,7 @@ def _describe_sharded(file: RangedFile, name: str, beside: FilesBeside | None) -
         assert beside is not None  # noqa: S101
         try:
             if part not in opened:
-                opened[part] = RangedFile(beside(part), index.files[part], budget=_VALUES_BUDGET)
+                opened[part] = RangedFile(beside(part), index.files[part])
             return opened[part].read_at(offset, length)
         except ConsoleError as error:
             in_bucket = isinstance(error, StorageError) and error.status in _NOT_THERE

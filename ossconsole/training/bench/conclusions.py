@@ -93,7 +93,7 @@ def bound(row: ResultRow, limits: dict[str, Spread], *, simulated: bool) -> str:
     }
     if row.cell.mode is Mode.LOADER:
         del words[str(LimitKind.COMPUTE)]
-    known = {name: limits[name].median for name in words if name in limits}
+    known = {name: limits[name].median for name in words if name in limits and limits[name].median > 0}
     reached = (
         f"{what} with {setup} through the {endpoint} endpoint does {counted(f'{rate:,.0f}', 'sample/s', 'samples/s')}"
     )

@@ -58,7 +58,8 @@ def differences(first: Mapping[str, Sequence[float]], second: Mapping[str, Seque
 
     Bonferroni's correction makes the intervals of all of them hold together.
     """
-    pairs = {what: (_Series(first[what]), _Series(second[what])) for what in first if what in second}
+    both = [what for what in first if first[what] and second.get(what)]
+    pairs = {what: (_Series(first[what]), _Series(second[what])) for what in both}
     enough = [pair for pair in pairs.values() if min(len(side.logs) for side in pair) >= LEAST]
     likely = _PRIOR + sum((side.likelihood for pair in enough for side in pair if side.varies), np.zeros(1))
     weights = np.exp(likely - likely.max())

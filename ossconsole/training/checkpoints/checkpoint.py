@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import time
 from collections.abc import Callable, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -143,6 +144,7 @@ class CheckpointSaver:
     def __init__(self, context: RunContext, checkpoints: CheckpointStore, *, begun_at: RunProgress) -> None:
         self.last_key = ""
         self._saved = begun_at
+        self._best = _top1(begun_at, "best_top1")
         self._context = context
         self._checkpoints = checkpoints
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -166,9 +168,11 @@ class CheckpointSaver:
         """Aborts the unfinished uploads of killed runs, in the background, before the first checkpoint."""
         self._thread.submit(self._clear_leftovers)
 
-    def save(self, snapshot: Snapshot, *, best: bool) -> None:
-        """Starts writing a checkpoint; call when `ready`."""
-        self._saving = self._thread.submit(self._save, snapshot, best)
+    def save(self, snapshot: Snapshot, *, validated: bool) -> None:
+        """Starts writing a checkpoint; call when `ready`. One that was `validated` is the best of those written so far
+        where its top-1 is the highest.
+        """
+        self._saving = self._thread.submit(self._save, snapshot, validated)
 
     def wait(self) -> None:
         """Waits until the current checkpoint is written or has failed."""
@@ -199,8 +203,9 @@ class CheckpointSaver:
         if keys:
             self._context.info(f"Aborted unfinished checkpoint uploads of earlier runs: {', '.join(keys)}.")
 
-    def _save(self, snapshot: Snapshot, best: bool) -> events.Checkpoint | None:
+    def _save(self, snapshot: Snapshot, validated: bool) -> events.Checkpoint | None:
         progress, shown = snapshot.progress, _SaveProgress(self._context)
+        best = validated and _top1(progress, "top1") > self._best
         try:
             data = snapshot.pack()
             shown.size = len(data)
@@ -215,8 +220,15 @@ class CheckpointSaver:
             )
             return None
         self._saved = progress
+        if saved.best_key:
+            self._best = _top1(progress, "top1")
         self._context.emit(saved)
         return saved
+
+
+def _top1(progress: RunProgress, name: str) -> float:
+    value = progress.metrics.get(name)
+    return -math.inf if value is None else value
 
 
 def open_saver(

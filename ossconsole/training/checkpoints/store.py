@@ -12,7 +12,7 @@ import mmap
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -134,9 +134,19 @@ def find_checkpoint(store: ObjectStore, named: str, model: str, read: Callable[[
         if isinstance(error, StorageError) and error.status != NOT_FOUND:
             raise
         for uri in map(store.uri, run_checkpoints(store, prefix, model)[:_TRIED]):
-            with contextlib.suppress(CheckpointError):
+            with _without_missing(), contextlib.suppress(CheckpointError):
                 return FoundCheckpoint(uri, read(uri), f"{error.message} The newest whole checkpoint is {uri}.")
         raise
+
+
+@contextlib.contextmanager
+def _without_missing() -> Iterator[None]:
+    """Suppresses the error for an object that does not exist: a run may delete its old checkpoints meanwhile."""
+    try:
+        yield
+    except StorageError as error:
+        if error.status != NOT_FOUND:
+            raise
 
 
 def resumed_fields(store: ObjectStore, named: str, model: str) -> FoundCheckpoint[dict[str, Any]]:

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 SETTLED_STEPS = 10
 """Steps of a run before `--profile-steps` begins: cuDNN selects its algorithms, and a CUDA graph is recorded."""
 
+_TOO_SHORT = "No step was profiled: the run ended before."
 _SKIPPED = 1  # the first step of a profile includes the start of the profiler
 
 
@@ -72,30 +73,37 @@ class StepProfiler:
         """
         self._seen += 1
         if self._profile is None:
-            planned = self._planned if self._seen == SETTLED_STEPS else 0
+            planned = self._planned if self._seen >= SETTLED_STEPS else 0
             if planned or requested:
+                self._planned -= planned
                 self._start(planned or PROFILED_STEPS, after=number)
             return False
         self._last = number
         if number < self._first + self._steps - 1:
             self._profile.step()
             return False
-        self.close()
+        self._write()
         return True
 
     def close(self) -> None:
-        """Ends the recording, and writes the steps recorded so far."""
+        """Ends the recording, and writes the steps recorded so far; call at the end of the run, perhaps again."""
+        if self._planned:
+            self._planned = 0
+            self._warn(_TOO_SHORT, f"--profile-steps begins after {SETTLED_STEPS} steps.")
+        self._write()
+
+    def _write(self) -> None:
         if self._profile is None:
             return
         profile, self._profile = self._profile, None
-        if self._cuda:
-            torch.cuda.synchronize()  # otherwise the kernels of the last step would be missing
         path = traces_dir() / f"{self._run}-s{self._first:06d}.json.gz"
         try:
+            if self._cuda:
+                torch.cuda.synchronize()  # otherwise the kernels of the last step would be missing
             profile.stop()
             recorded = self._last - self._first + 1
             if recorded <= 0:
-                self._warn("No step was profiled: the run ended before.", "")
+                self._warn(_TOO_SHORT, "")
                 return
             make_folder(path.parent)
             profile.export_chrome_trace(str(path))

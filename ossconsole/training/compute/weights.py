@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import http.client
 import os
 import re
 import time
@@ -82,7 +83,7 @@ def _imagenet(source: WeightsSource, report: OnMessage, stopped: Callable[[], bo
             return None
         # Through torchvision's model: some weights have parameters that are renamed or left out when they are loaded.
         loaded = models.get_model(source.model, weights=enum, progress=False)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError; a damaged file is a RuntimeError
+    except (OSError, http.client.HTTPException, RuntimeError) as error:  # a damaged file is a RuntimeError
         raise ConsoleError(
             f"The ImageNet weights {enum.url} cannot be loaded: {str(error).splitlines()[0].rstrip('.:')}.",
             remedy=f"Download that file on another machine and put it into {folder}, or pass it with --weights FILE, "

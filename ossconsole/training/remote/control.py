@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 _SUFFIX = ".sock"
 _LONGEST_LINE = 8 << 20
 _TIMEOUT_S = 2.0
+_RETRY_S = 0.5
 _BACKLOG = 16
 _WATCHED_S = 2.0  # an AttachedUpload polls twice a second
 
@@ -183,6 +184,7 @@ class ControlServer:
     def __init__(self, target: ControlTarget) -> None:
         self._target = target
         self._reported_at = -math.inf
+        self._closing = threading.Event()
         self._name = f"{os.getpid()}{_SUFFIX}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -207,6 +209,7 @@ class ControlServer:
         """Closes the socket; first leaves two seconds to a process that watches the upload, so that it sees the end."""
         if time.monotonic() - self._reported_at < _WATCHED_S:
             time.sleep(_WATCHED_S)
+        self._closing.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which close alone does not
         self._thread.join(_TIMEOUT_S)
@@ -221,11 +224,13 @@ class ControlServer:
         self.close()
 
     def _serve(self) -> None:
-        while True:
+        while not self._closing.is_set():
             try:
                 caller, _ = self._socket.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if not self._closing.wait(_RETRY_S):  # such as too many open files, for a while
+                    log.warning("No other process was answered: %s", error)
+                continue
             # A silent caller must not block the next one.
             threading.Thread(target=self._serve_caller, args=(caller,), name="control-call", daemon=True).start()
 
