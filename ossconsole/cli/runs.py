@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -59,6 +59,7 @@ def export(run: str, form: str | None, output: Path | None, target: Target) -> N
         raise click.UsageError("Select a format: --csv, --json or --tensorboard.")
     summary = _find(run, target)
     record = Path(summary.path)
+    written: Sequence[Path]
     if form == "tensorboard":
         written = [export_tensorboard(record, output or Path(f"{summary.run}-tensorboard"))]
     else:
