@@ -10,7 +10,7 @@ import click
 
 from ossconsole import __version__
 from ossconsole.cli.options import ForwardingGroup, Target, mouse_option, profile_options, readonly_option
-from ossconsole.cli.output import INTERRUPTED, end_process, guard_stderr, run_group, say
+from ossconsole.cli.output import INTERRUPTED, end_process, guard_stderr, open_closed_streams, run_group, say
 from ossconsole.config.files import exposed_folders
 
 _COMMANDS = {
@@ -70,6 +70,7 @@ def ossconsole(context: click.Context, readonly: bool, no_mouse: bool, target: T
 
 def main() -> NoReturn:
     """The entry point."""
+    open_closed_streams()
     guard_stderr()
     try:
         code = run_group(ossconsole)

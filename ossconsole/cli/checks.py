@@ -27,7 +27,7 @@ from ossconsole.config.alibaba_credentials import CliProfileSource, SdkFileSourc
 from ossconsole.config.checks import Check, LimitError, fail, limited, ok, warn
 from ossconsole.config.connector import QUIET_LOG_LEVEL, connector_config_path, load_connector_config
 from ossconsole.config.credential_sources import FileSource, SourceState, describe_passed_over, loose_mode
-from ossconsole.config.credentials import Credentials, CredentialSource, mask_key_id, without_credentials
+from ossconsole.config.credentials import SAFE_PATH, Credentials, CredentialSource, mask_key_id, without_credentials
 from ossconsole.config.endpoints import region_caution
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import (
@@ -287,7 +287,7 @@ def torch_checks(limit_s: float) -> list[Check]:
     command = (sys.executable, "-m", "ossconsole.training.preflight")
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, timeout=limit_s, check=False, env=without_credentials()
+            command, capture_output=True, timeout=limit_s, check=False, env={**without_credentials(), **SAFE_PATH}
         )
     except subprocess.TimeoutExpired:
         detail = f"{installed}: not imported within {limit_s:.0f} s."

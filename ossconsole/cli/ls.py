@@ -82,6 +82,8 @@ def key_prefix(text: str, bucket: str) -> str:
     if not text.startswith("oss://"):
         return text
     named, _, prefix = text.removeprefix("oss://").partition("/")
+    if not named:
+        raise SettingsError(f"{text} does not name a bucket.", remedy=f"Give oss://{bucket}/PREFIX.")
     if named != bucket:
         raise SettingsError(
             f"{text} is in another bucket than the profile's {bucket}.", remedy=f"Add --bucket {named}."

@@ -57,6 +57,15 @@ class _SafeFormatter(logging.Formatter):
         return "\n".join(map(safe_text, super().format(record).split("\n")))
 
 
+def open_closed_streams() -> None:
+    """Opens /dev/null for each standard stream that the caller has closed (`>&-`): no other file gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115, PTH123 - open until the process ends
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
 def guard_stderr() -> None:
     """Escapes the tracebacks, warnings and unhandled log lines that Python itself prints to stderr."""
     sys.excepthook = _print_traceback

@@ -20,7 +20,14 @@ from ossconsole.config.text import counted
 
 _POLL_S = 0.2
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
-_SUPERVISOR = "from ossconsole.cli.run import supervise; supervise()"
+SUPERVISOR = """\
+import sys
+sys.path = [folder for folder in sys.path if folder]
+from ossconsole.cli.run import supervise
+supervise()"""
+"""The program of the supervisor. It does not import from the current folder, see SAFE_PATH, which its script must not
+inherit."""
+
 _DETACHED = 128 + signal.SIGINT
 _NOT_STARTED = 126  # as shells have it
 
@@ -44,7 +51,7 @@ def run(command: tuple[str, ...], restarts: int, detach: bool) -> int:
     output = open_private(log)
     try:
         supervisor = subprocess.Popen(  # noqa: S603 - the user's own command
-            [sys.executable, "-c", _SUPERVISOR, str(restarts), *command],
+            [sys.executable, "-c", SUPERVISOR, str(restarts), *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

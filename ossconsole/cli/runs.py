@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -47,7 +47,7 @@ def status(run: str, as_json: bool, follows: bool, target: Target) -> None:
 @click.option("--json", "form", flag_value="json", help="Write every event into one JSON file.")
 @click.option("--tensorboard", "form", flag_value="tensorboard", help="Write a TensorBoard event file into a folder.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="File, or folder for TensorBoard. Default: named after the run."
+    "--output", type=click.Path(path_type=Path), help="File, or a folder for it. Default: named after the run."
 )
 @profile_options
 @reads_only
@@ -59,14 +59,15 @@ def export(run: str, form: str | None, output: Path | None, target: Target) -> N
         raise click.UsageError("Select a format: --csv, --json or --tensorboard.")
     summary = _find(run, target)
     record = Path(summary.path)
-    if form == "csv":
-        written = export_csv(record, output or Path(f"{summary.run}.csv"))
-    elif form == "json":
-        written = [export_json(record, output or Path(f"{summary.run}.json"))]
-    else:
+    written: Sequence[Path]
+    if form == "tensorboard":
         written = [export_tensorboard(record, output or Path(f"{summary.run}-tensorboard"))]
-    for path in written:
-        say(path)
+    else:
+        name = Path(f"{summary.run}.{form}")
+        path = name if output is None else output / name if output.is_dir() else output
+        written = export_csv(record, path) if form == "csv" else [export_json(record, path)]
+    for each in written:
+        say(each)
 
 
 @click.command()

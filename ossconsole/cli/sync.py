@@ -74,6 +74,8 @@ def sync(
 
 def _sides(source: str, destination: str) -> tuple[Direction, Path, str]:
     """The direction, the folder and the URI. Raises SettingsError unless one is a URI and the other a folder."""
+    if not source or not destination:  # a shell variable that is not set
+        raise SettingsError("SRC or DST is empty.", remedy="Give . for the current folder.")
     if source.startswith(_OSS) == destination.startswith(_OSS):
         raise SettingsError(
             "One of SRC and DST must be a folder, the other an address such as oss://BUCKET/PREFIX.",

@@ -40,7 +40,7 @@ _SHOWN = 10
 
 
 @click.command()
-@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("source", metavar="SRC", type=click.Path())
 @click.option(
     "--format",
     "format_name",
@@ -103,7 +103,7 @@ _SHOWN = 10
 def upload(
     *,
     target: Target,
-    source: Path,
+    source: str,
     format_name: str,
     bandwidth: float,
     size: int | None,
@@ -125,6 +125,8 @@ def upload(
     from ossconsole.dataset.labels import LabelFiles
     from ossconsole.dataset.upload.job import UploadSettings
 
+    if not source:  # a shell variable that is not set
+        raise SettingsError("SRC is empty.", remedy="Give . for the current folder.")
     if readonly and not dry_run:
         raise SettingsError("--readonly disables uploads.", remedy="Leave it out, or add --dry-run.")
     if plain != (to is not None) or (plain and dry_run):
@@ -134,11 +136,11 @@ def upload(
     cap = bandwidth * 1e6 or None
     if to is not None:
         with target.open() as opened:
-            return _upload_plain(opened, source, to, options["parallelism"], cap, as_json=as_json)
+            return _upload_plain(opened, Path(source), to, options["parallelism"], cap, as_json=as_json)
     fmt = SampleFormat(format_name)
     labels = LabelFiles(val_labels=options.pop("val_labels"), class_index=options.pop("class_index"))
     settings = UploadSettings(
-        source=source, format=fmt, size=size or 0, quality=quality or 0, bandwidth=cap, labels=labels, **options
+        source=Path(source), format=fmt, size=size or 0, quality=quality or 0, bandwidth=cap, labels=labels, **options
     )
     settings.preprocessing.check()
     with target.open() as opened:

@@ -149,6 +149,11 @@ def without_credentials() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
 
 
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+"""For the environment of our own processes, which `python -m` starts: a file such as grp.py in the current folder must
+not be imported in place of Python's own. From Python 3.11 on."""
+
+
 def start_resource_tracker() -> None:
     """Starts multiprocessing's helper without credentials: with the first process it would inherit the environment.
 

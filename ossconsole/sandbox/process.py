@@ -16,7 +16,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ossconsole.config.credentials import Credentials, Secret, conceal_secret, reveal_secret, without_credentials
+from ossconsole.config.credentials import (
+    SAFE_PATH,
+    Credentials,
+    Secret,
+    conceal_secret,
+    reveal_secret,
+    without_credentials,
+)
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import open_private
@@ -164,7 +171,7 @@ def spawn(directory: Path, options: Sequence[str], timeout_s: float) -> tuple[su
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**_MALLOC, **without_credentials()},
+            env={**_MALLOC, **without_credentials(), **SAFE_PATH},
             start_new_session=True,
         )
     try:

@@ -289,6 +289,18 @@ def test_a_seed_that_the_generators_do_not_take_is_refused(seed: int, capsys: py
     assert "is not in the range" in capsys.readouterr().err
 
 
+def test_an_upload_of_an_unset_variable_does_not_send_the_current_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_group(ossconsole, ["upload", ""]) == 2
+    assert "SRC is empty" in capsys.readouterr().err
+
+
+def test_closed_output_causes_no_traceback() -> None:
+    command = f'"{sys.executable}" -m ossconsole config show --json --profile sandbox'
+    done = subprocess.run(["bash", "-c", f"{command} >&- <&-"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: No profile is active")
+
+
 def test_a_full_disk_causes_no_traceback() -> None:
     code = (
         "import click, sys; from ossconsole.cli.output import run_group, say\n"

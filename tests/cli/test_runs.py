@@ -127,6 +127,13 @@ def test_export_names_the_files_after_the_run(finished: Path, tmp_path: Path, mo
     assert any(Path("board").iterdir())
 
 
+def test_export_writes_into_a_folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke("export", "--json", "--output", ".").output == "one.json\n"
+    assert invoke("export", "--csv", "--output", str(tmp_path)).exit_code == 0
+    assert {"one.csv", "one-epochs.csv", "one.json"} <= {path.name for path in tmp_path.iterdir()}
+
+
 def test_export_wants_a_form(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_group(export, ["one"]) == 2
     assert "--csv, --json or --tensorboard" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from collections import deque
 
 import msgspec
 
-from ossconsole.config.credentials import without_credentials
+from ossconsole.config.credentials import SAFE_PATH, without_credentials
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.decode import UnreadableImageError, import_jpeg_libraries, keep_freed_memory
 from ossconsole.dataset.source.files import MAX_FILE_BYTES, FileLocation, ZipLocation, read_location
@@ -181,8 +181,7 @@ class PrepareProcesses:
             stderr=subprocess.DEVNULL,  # decoders print warnings there, and the screen may be on it
             pass_fds=[end.fileno() for end in theirs],
             start_new_session=True,  # only the parent handles Ctrl-C
-            # A file named PIL.py in the current folder must not be imported.
-            env={**without_credentials(), "PYTHONSAFEPATH": "1"},
+            env={**without_credentials(), **SAFE_PATH},
         )
         with self._lock:
             self._processes.append(process)

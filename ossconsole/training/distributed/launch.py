@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ossconsole.config.credentials import CredentialSource
+from ossconsole.config.credentials import SAFE_PATH, CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import logs_dir, make_folder, open_private, reason, state_dir, unwritable
@@ -431,7 +431,7 @@ def _start(context: RunContext, rank_info: RankInfo) -> _Rank:
             stdout=subprocess.PIPE,
             stderr=log_file,
             # All on this machine: nothing needs to listen beyond it.
-            env={"GLOO_SOCKET_IFNAME": "lo", **os.environ},
+            env={"GLOO_SOCKET_IFNAME": "lo", **os.environ, **SAFE_PATH},
         )
     except OSError as error:
         raise ConsoleError(
