@@ -372,9 +372,9 @@ class SetupScreen(ConsoleScreen):
     async def _setup_of(self, profile: Profile | None) -> BucketAdmin | None:
         """The bucket of a profile, also when another one is opened behind a dialog; None for one not in use."""
         setup = await self.request(self.services.bucket_setup) if profile is not None else None
-        return setup if self.services.profile is profile else None
+        return setup if self.services.profile == profile else None
 
-    @work(group="warm-up", exit_on_error=False)
+    @work(exclusive=True, group="warm-up", exit_on_error=False)
     async def action_warm_up(self) -> None:
         """Read the dataset once through the accelerated endpoint, or show the warm-up that is running."""
         await warm_up(self)
