@@ -302,3 +302,16 @@ def test_what_is_no_file_is_named_for_what_it_is(tmp_path: Path) -> None:
         "pipe": "a named pipe",
         "null": "a device",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("x" * 300, "cannot be read: File name too long"),
+        ("x" * 300 + ".csv", "cannot be read: File name too long"),
+        ("a\0b", "does not exist"),
+    ],
+)
+def test_a_path_that_cannot_be_one(tmp_path: Path, name: str, problem: str) -> None:
+    with pytest.raises(ConsoleError, match=problem):
+        Layout(tmp_path / name)

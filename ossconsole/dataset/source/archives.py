@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -50,9 +51,15 @@ def open_source(path: Path, names: str = "") -> ImageSource:
     Raises ConsoleError when it is not a folder, a tar or a zip.
     """
     decoder = NameDecoder(names)
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        mode = 0
+    except OSError as error:  # a name that is too long, or a folder without access
+        raise ConsoleError(f"{path} cannot be read: {error.strerror}.", remedy="Enter another path.") from error
+    if stat.S_ISDIR(mode):
         return FolderSource(path)
-    if not path.is_file():
+    if not stat.S_ISREG(mode):
         raise ConsoleError(f"{path} does not exist.", remedy="Enter a folder, a tar or a zip of images.")
     if zipfile.is_zipfile(path):
         return ZipSource(path, decoder)

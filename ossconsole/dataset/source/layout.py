@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -88,7 +89,7 @@ class Layout:
     def __init__(self, path: Path, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008 - frozen
         """Reads the label files. Raises ConsoleError when `path` is not a source or they are malformed."""
         delimiter = TABLE_SUFFIXES.get(path.suffix.lower())
-        self._table = ImageTable(path, delimiter) if delimiter and path.is_file() else None
+        self._table = ImageTable(path, delimiter) if delimiter and os.path.isfile(path) else None  # noqa: PTH113
         self._options = options
         self._source: ImageSource | None = None if self._table else open_source(path, options.names)
         self._arrangement: Arrangement | None = None
