@@ -247,3 +247,23 @@ def reduced(script: Script) -> ComparedRun:
     for event in script.events:
         run.apply(event)
     return run
+
+
+async def test_marks_of_runs_that_were_deleted_are_dropped_and_a_missing_record_is_named(
+    make_app: AppMaker, two_runs: tuple[str, str]
+) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("r")
+        await settle(pilot)
+        await pilot.press("space", "space")
+        record_path(two_runs[0]).unlink()
+        await pilot.press("c")
+        await settle(pilot)
+        assert isinstance(app.screen, RunCompareScreen)
+        assert "Reading the records" not in shown(app)
+        assert two_runs[0] in shown(app)
+        await pilot.press("escape", "r")
+        await settle(pilot)
+        assert app.screen.check_action("compare", ()) is None
