@@ -874,3 +874,21 @@ async def test_what_was_read_of_the_profile_before_is_not_shown(
 def test_paths_that_are_too_long_for_a_field_are_refused() -> None:
     with pytest.raises(FieldError, match="cannot be read"):
         _prefixes("x" * 140_000, set())
+
+
+async def test_a_reload_shows_what_there_is_after_it(make_app: AppMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    services, held = setup_services(), threading.Event()
+
+    def slowly() -> None:
+        assert held.wait(20)
+        services.pair = Credentials("LTAI5tOfTheOtherXyz2", Secret(SECRET))
+
+    monkeypatch.setattr(services, "reload", slowly)
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await pilot.press("r")
+        app.tick()
+        held.set()
+        await settle(pilot)
+        await until_shown(pilot, app, "LTAI…Xyz2")

@@ -279,7 +279,6 @@ class SetupScreen(ConsoleScreen):
     @work(thread=True, group="switch", exit_on_error=False)
     def _open_profile(self, name: str = "") -> None:
         """Open the profile in use again, or `name`, which becomes the active profile of later sessions."""
-        self._shown_for = None
         try:
             if name:
                 self._use(name)
@@ -288,6 +287,8 @@ class SetupScreen(ConsoleScreen):
         except ConsoleError as error:
             self.app.call_from_thread(self.show_error, error)
             return
+        finally:
+            self._shown_for = None  # not sooner: what is read before the end is that of the former one
         found = self.services.settings()
         flags = ", ".join(item.origin.split()[1] for item in found if item.origin.startswith(f"{OriginKind.FLAG} "))
         note = f" Command-line options still apply: {flags}." if name and flags else ""
