@@ -344,7 +344,9 @@ class ConsoleApp(ConsoleTextualApp):
             return
         if profile is not None:
             new = await self.push_screen_wait(NewRunScreen(profile, resume=resume, known=known or {}))
-            if new is not None:
+            if new is not None and self.services.profile != profile:
+                self.show_error(ConsoleError("Another profile was opened: no run was started.", remedy="Try again."))
+            elif new is not None:
                 self._start_run(new, show=bool(resume), typed=new.settings.resume not in ("", resume))
 
     @work(thread=True, group="start", exit_on_error=False)

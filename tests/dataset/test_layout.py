@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.labels import LabelFiles, find_labels, read_label_file
 from ossconsole.dataset.source.files import FolderSource, PlannedSample, SkippedFile, is_image_name, read_location
@@ -452,3 +452,22 @@ def test_what_is_no_file_is_named_for_what_it_is(tmp_path: Path) -> None:
         "pipe": "a named pipe",
         "null": "a device",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("x" * 300, "cannot be read: File name too long"),
+        ("x" * 300 + ".csv", "cannot be read: File name too long"),
+        ("a\0b", "does not exist"),
+    ],
+)
+def test_a_path_that_cannot_be_one(tmp_path: Path, name: str, problem: str) -> None:
+    with pytest.raises(ConsoleError, match=problem):
+        Layout(tmp_path / name)
+
+
+@pytest.mark.parametrize("names", ["klingon", "hex", "a\0b"])
+def test_names_need_an_encoding_of_text(tmp_path: Path, names: str) -> None:
+    with pytest.raises(SettingsError, match="is not an encoding"):
+        Layout(tmp_path, SourceOptions(names=names))

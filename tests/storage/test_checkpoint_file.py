@@ -209,7 +209,7 @@ def dcp_folder(folder: Path) -> Path:
 def test_many_plain_values_do_not_keep_a_dcp_folder_from_being_read(tmp_path: Path) -> None:
     lists = {f"names{number}": [f"class number {each}" for each in range(1500)] for number in range(40)}
     save_sharded({"w": torch.ones(3), "step": 5, **lists}, checkpoint_id=tmp_path)
-    found = inspect_local_checkpoint(tmp_path / ".metadata")
+    found = inspected(tmp_path / ".metadata")
     assert found.fields["step"] == 5
     assert found.fetched > 1 << 20
 
@@ -423,7 +423,7 @@ def test_tensors_without_a_distance_are_left_out(tmp_path: Path, dtype: torch.dt
     for path, value in zip(paths, (1.0, 3.0), strict=True):
         few = torch.full((2,), value)
         path.write_bytes(saved({"w": few, "other": few.to(dtype), "u": few.to(torch.uint16)}))
-    infos = [inspect_local_checkpoint(path) for path in paths]
+    infos = [inspected(path) for path in paths]
     found = tensor_distances(infos[0], paths[0], infos[1], paths[1])
     assert {each.name: each.largest for each in found} == {"w": 2.0, "u": 2.0}
 
@@ -431,7 +431,7 @@ def test_tensors_without_a_distance_are_left_out(tmp_path: Path, dtype: torch.dt
 def test_numbers_that_cannot_be_printed_are_left_out(tmp_path: Path) -> None:
     path, long = tmp_path / "long.pt", {"lr": 10**5000, "momentum": 0.5, "last": float("nan")}
     path.write_bytes(saved({"model": {}, "optimizer": {"param_groups": [long]}, "schedule": long, "versions": long}))
-    found = inspect_local_checkpoint(path)
+    found = inspected(path)
     assert found.optimizer == found.schedule == {"momentum": 0.5}
     assert found.versions == {"momentum": "0.5"}
 

@@ -14,7 +14,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.upload.progress import Phase
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.runs import RunRecord, record_path
+from ossconsole.telemetry.runs import RecordError, RecordReader, RunRecord, record_path
 from ossconsole.training.remote import attached, control
 from ossconsole.training.remote.attached import AttachedRun, AttachedUpload
 from ossconsole.training.remote.control import ControlServer
@@ -115,6 +115,27 @@ def test_a_process_that_exited_unexpectedly_is_reported(sleeper: subprocess.Pope
     assert f"({sleeper.pid})" in found[0].message
     assert "--resume" in found[0].remedy
     assert (run.state, run.alive) == (RunState.FAILED, False)
+
+
+def test_a_record_that_cannot_be_read_for_a_while_is_a_warning_and_the_run_continues(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunRecord(record_path("run-1")) as record:
+        record.append(begun())
+        run = AttachedRun("run-1", sleeper.pid)
+        run.drain()
+
+        def stale(_: RecordReader) -> bytes:
+            raise RecordError("The run record cannot be read: Stale file handle.")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(RecordReader, "_read", stale)
+            found = run.drain()
+            assert [type(event) for event in found] == [events.WarningEvent]
+            assert run.drain() == []
+        record.append(step(1))
+        assert [type(event) for event in run.drain()] == [events.Step]
+        assert run.alive
 
 
 def test_the_last_events_are_read_before_the_end_is_reported(sleeper: subprocess.Popen[bytes]) -> None:

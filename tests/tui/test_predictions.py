@@ -237,3 +237,26 @@ def test_the_sheet_scrolls_into_view(snap_compare: Callable[..., bool], make_app
     save_predictions(record, FOUND)
     app = make_app(ended(record), glyph_set=ASCII)
     assert snap_compare(app, terminal_size=SIZES[0], run_before=pressed("p", "end"))
+
+
+async def test_an_evaluation_is_listed_also_where_the_key_was_pressed_twice(make_app: AppMaker, record: Path) -> None:
+    job, held = HeldEvaluation(record), threading.Event()
+    known = ended(record, job)
+    start = known.start_evaluation
+
+    def slowly(record: Path) -> EvaluationJob:
+        assert held.wait(20)
+        if known.evaluation is not None:
+            raise ConsoleError("An evaluation is active.")
+        return start(record)
+
+    known.start_evaluation = slowly  # type: ignore[method-assign]
+    app = make_app(known)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("p")
+        app.screen.action_predictions()  # type: ignore[attr-defined]
+        held.set()
+        await settle(pilot)
+        assert app.jobs == [job]
+        job.cancel()

@@ -13,7 +13,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import Comparison, Decision
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.runs import RunRecord, list_runs, record_path
+from ossconsole.telemetry.runs import RecordError, RecordReader, RunRecord, list_runs, record_path
 from ossconsole.telemetry.series import Point
 from ossconsole.tui.kit.glyphs import ASCII, BLOCK, BRAILLE, Glyphs
 from ossconsole.tui.train.charts import SPEED
@@ -247,3 +247,46 @@ def reduced(script: Script) -> ComparedRun:
     for event in script.events:
         run.apply(event)
     return run
+
+
+async def test_marks_of_runs_that_were_deleted_are_dropped_and_a_missing_record_is_named(
+    make_app: AppMaker, two_runs: tuple[str, str]
+) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("r")
+        await settle(pilot)
+        await pilot.press("space", "space")
+        record_path(two_runs[0]).unlink()
+        await pilot.press("c")
+        await settle(pilot)
+        assert isinstance(app.screen, RunCompareScreen)
+        assert "Reading the records" not in shown(app)
+        assert two_runs[0] in shown(app)
+        await pilot.press("escape", "r")
+        await settle(pilot)
+        assert app.screen.check_action("compare", ()) is None
+
+
+async def test_a_record_that_cannot_be_read_any_more_ends_its_replay_alone(
+    make_app: AppMaker, two_runs: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("r")
+        await settle(pilot)
+
+        def stale(_: RecordReader) -> bytes:
+            raise RecordError(f"The run record of {two_runs[0]} cannot be read: Stale file handle.")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(RecordReader, "_read", stale)
+            await pilot.press("enter")
+            await settle(pilot)
+            await settle(pilot)
+        assert sum("Stale file handle" in notice.message for notice in app._notifications) == 1
+        await pilot.press("home", "G")
+        await settle(pilot)
+        assert "top-1" in shown(app)

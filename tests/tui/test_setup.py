@@ -21,14 +21,14 @@ from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.metadata import Instance
-from ossconsole.config.profiles import Settings, load_settings, save_settings, settings_path
+from ossconsole.config.profiles import FieldError, Settings, load_settings, save_settings, settings_path
 from ossconsole.storage.accelerator import ON_WRITE, AcceleratedPath
 from ossconsole.storage.probe.report import ProbeStage, ProbeStep, StepStatus
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.console import AcceleratorState, NoCredentials, Ready, Unavailable
 from ossconsole.tui.kit.dialogs import FormScreen
 from ossconsole.tui.kit.glyphs import BRAILLE
-from ossconsole.tui.setup.accelerator import accelerator_lines
+from ossconsole.tui.setup.accelerator import _prefixes, accelerator_lines
 from ossconsole.tui.setup.panels import ProbeState
 from ossconsole.tui.setup.profiles import ProfileForm, ProfilesScreen, moved_endpoint
 from ossconsole.tui.setup.screen import SetupScreen
@@ -389,6 +389,7 @@ async def test_paths_that_oss_did_not_send_cannot_be_changed(make_app: AppMaker)
     [
         ("quota_gb", "10", "50 to 204,800"),
         ("quota_gb", "١٠٠", "50 to 204,800"),
+        pytest.param("quota_gb", "9" * 5000, "50 to 204,800", id="long"),
         ("zone", " ", "such as cn-hangzhou-j"),
         ("zone", "cn-beijing-h", "not a zone of cn-hangzhou"),
     ],
@@ -868,3 +869,26 @@ async def test_what_was_read_of_the_profile_before_is_not_shown(
         held.set()
         await settle(pilot)
         assert "LTAI…Xyz2" in plain(app)
+
+
+def test_paths_that_are_too_long_for_a_field_are_refused() -> None:
+    with pytest.raises(FieldError, match="cannot be read"):
+        _prefixes("x" * 140_000, set())
+
+
+async def test_a_reload_shows_what_there_is_after_it(make_app: AppMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    services, held = setup_services(), threading.Event()
+
+    def slowly() -> None:
+        assert held.wait(20)
+        services.pair = Credentials("LTAI5tOfTheOtherXyz2", Secret(SECRET))
+
+    monkeypatch.setattr(services, "reload", slowly)
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await pilot.press("r")
+        app.tick()
+        held.set()
+        await settle(pilot)
+        await until_shown(pilot, app, "LTAI…Xyz2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from textual.geometry import Region, Size
 
+from ossconsole.tui.help import HelpScreen
 from ossconsole.tui.tour import STEPS, Tour, beside
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeRun, FakeServices
@@ -65,3 +66,22 @@ async def test_other_keys_go_to_the_screen_and_escape_ends_it(make_app: AppMaker
 )
 def test_a_caption_is_below_its_panel_or_above_or_over_its_end(target: Region, place: tuple[int, int, bool]) -> None:
     assert beside(target, Size(50, 4), Size(80, 24)) == place
+
+
+async def test_a_caption_closed_while_the_terminal_is_too_small_takes_no_key_later(make_app: AppMaker) -> None:
+    app = make_app(FakeServices(run=FakeRun()))
+    async with app.run_test(size=(100, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("W")
+        await pilot.pause()
+        assert app.screen.query(Tour)
+        await pilot.resize_terminal(40, 12)
+        await pilot.pause()
+        for tour in app.screen.query(Tour):
+            tour.close()
+        await pilot.pause()
+        await pilot.resize_terminal(100, 40)
+        await settle(pilot)
+        await pilot.press("question_mark")
+        await pilot.pause()
+        assert isinstance(app.screen, HelpScreen)

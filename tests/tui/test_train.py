@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import msgspec
@@ -18,7 +19,7 @@ from ossconsole.tui.kit import dialogs, memory
 from ossconsole.tui.kit.dialogs import ConfirmScreen
 from ossconsole.tui.train.screen import NewRunScreen
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import START, FakeRun, FakeServices, FakeUpload, Script, gpu, sample, upload_progress
+from tests.tui.fakes import SIMULATED, START, FakeRun, FakeServices, FakeUpload, Script, gpu, sample, upload_progress
 from tests.tui.screens import settle, shown
 from tests.tui.test_train_pictures import decided
 
@@ -717,3 +718,51 @@ async def test_a_remembered_value_that_is_not_in_the_list_is_replaced(make_app: 
         await settle(pilot)
     started = services.started[0]
     assert (started.device, started.freeze, started.endpoint, started.epochs) == ("auto", "none", "standard", 7)
+
+
+async def test_the_answer_to_a_question_about_a_run_is_not_for_the_next_one(make_app: AppMaker) -> None:
+    first, second = running(), running()
+    services = FakeServices(run=first)
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("s")
+        first.alive, services.run = False, second
+        app.tick()
+        await pilot.press("right", "enter")
+        await settle(pilot)
+        assert "stopping" not in shown(app)
+    assert (first.asked, second.asked) == ([], [])
+
+
+async def test_a_refused_switch_leaves_a_newer_request_alone(make_app: AppMaker) -> None:
+    held = threading.Event()
+    services = FakeServices(run=running())
+
+    def refuse(kind: EndpointKind) -> None:
+        assert held.wait(20)
+        raise ConsoleError(f"{kind} does not answer.")
+
+    services.preflight = refuse  # type: ignore[method-assign]
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("e", "space")
+        held.set()
+        await settle(pilot)
+        assert "space Continue" in shown(app)
+
+
+async def test_no_run_starts_on_a_profile_opened_behind_the_form(make_app: AppMaker) -> None:
+    services = FakeServices()
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await pilot.pause()
+        services.profile = msgspec.structs.replace(SIMULATED, name="other", bucket="other")
+        app.tick()
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        assert "Another profile was opened" in "".join(notice.message for notice in app._notifications)
+    assert services.started == []

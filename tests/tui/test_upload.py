@@ -579,3 +579,18 @@ async def test_another_profile_has_its_own_form_and_no_plan_of_the_one_before(ma
         await settle(pilot)
     assert services.uploads == []
     assert services.planned[-1] == UploadSettings(source=Path("/data/other"), prefix="other-data")
+
+
+async def test_a_scan_that_fails_unexpectedly_is_over(make_app: AppMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> UploadPlan:
+        raise RuntimeError
+
+    services = FakeServices()
+    monkeypatch.setattr(services, "plan_upload", fail)
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/data/pictures"
+        await pilot.press("s")
+        await settle(pilot)
+        assert "Scanning" not in shown(app)

@@ -20,6 +20,7 @@ from ossconsole.tui.kit.dialogs import ConfirmScreen
 from ossconsole.tui.kit.jobs import WarmUpScreen, job_row
 from ossconsole.tui.setup.panels import ProbeState
 from ossconsole.tui.setup.screen import SetupScreen
+from ossconsole.tui.train.screen import TrainScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeRun, FakeServices, FakeStore, Script
 from tests.tui.fakes_setup import SetupServices
@@ -214,3 +215,30 @@ def test_picture(snap_compare: Any, make_app: AppMaker, dialog: str) -> None:
         await pilot.pause()
 
     assert snap_compare(make_app(services("setup", job), "setup"), terminal_size=(80, 24), run_before=open_dialog)
+
+
+async def test_the_key_pressed_again_during_the_planning_asks_once(make_app: AppMaker) -> None:
+    job, held = HeldWarmUp(), threading.Event()
+    known = services("train", job)
+    plan = known.plan_warm_up
+
+    def slowly(*, again: bool = False) -> WarmUp:
+        assert held.wait(20)
+        return plan(again=again)
+
+    known.plan_warm_up = slowly  # type: ignore[method-assign]
+    app = make_app(known, "train")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("w")
+        app.screen.action_warm_up()  # type: ignore[attr-defined]
+        held.set()
+        await until(pilot, ConfirmScreen)
+        await pilot.press("right", "enter")
+        await until(pilot, WarmUpScreen)
+        await pilot.press("escape")
+        await settle(pilot)
+        assert isinstance(app.screen, TrainScreen)
+        assert app.jobs == [job]
+        job.release.set()
+        job.wait(10)

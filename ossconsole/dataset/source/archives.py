@@ -73,8 +73,9 @@ class NameDecoder:
     def __init__(self, encoding: str) -> None:
         """Raises SettingsError when Python does not know the encoding."""
         try:
+            " ".encode(encoding or "utf-8")  # Python has codecs for other data, too, such as hex
             self.encoding = codecs.lookup(encoding).name if encoding else ""
-        except LookupError as error:
+        except (LookupError, ValueError) as error:
             raise SettingsError(
                 f"{encoding!r} is not an encoding.",
                 remedy="Use cp932 (Japanese), gb18030 (Chinese) or euc_kr (Korean).",

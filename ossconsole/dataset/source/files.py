@@ -260,7 +260,7 @@ def source_problem(path: Path) -> str:
     """Why `path` is neither a folder nor a file, like `does not exist`; "" for those."""
     try:
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a name with a zero byte
         return "does not exist"
     except OSError as error:
         return f"cannot be read: {error.strerror}"

@@ -17,7 +17,7 @@ from ossconsole.dataset.upload.job import UploadSummary
 from ossconsole.dataset.upload.progress import Phase, UploadProgress
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
-from ossconsole.telemetry.runs import RecordReader, record_path
+from ossconsole.telemetry.runs import RecordError, RecordReader, record_path
 from ossconsole.training.remote import control
 from ossconsole.training.remote.control import Command, ControlError, GetReport, UploadAction, UploadReport
 
@@ -81,6 +81,7 @@ class AttachedRun:
         self._state = RunState.STARTING
         self._step = 0
         self._over = False
+        self._unreadable = False
 
     @property
     def state(self) -> RunState:
@@ -141,10 +142,16 @@ class AttachedRun:
     def _read(self) -> list[Event]:
         new: list[Event] = []
         until = time.monotonic() + DRAIN_BUDGET_S
-        while more := self._reader.poll():
-            new += more
-            if time.monotonic() >= until:
-                break
+        try:
+            while more := self._reader.poll():
+                self._unreadable = False
+                new += more
+                if time.monotonic() >= until:
+                    break
+        except RecordError as error:  # the run continues; its file server may answer again
+            if not self._unreadable:
+                self._unreadable = True
+                new.append(events.WarningEvent(time=time.time(), message=error.message, step=self._step))
         return new
 
     def _follow(self, event: Event) -> None:

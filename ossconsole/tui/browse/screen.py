@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ossconsole.storage.jobs.actions import Usage
 
 _READ_DELAY_S = 0.2  # the cursor rests on a row this long before it is read: moving through a folder sends no requests
-_REPORT_S = 1.0  # also while another screen shows: the next job of a sync waits for it
+_REPORT_S = 0.5  # also while another screen shows: the next job of a sync waits for it
 _FINISHED_SHOWN = 2  # jobs that have ended and still show, so that their result can be read
 _WRITES = {"upload", "delete", "copy", "rename", "best", "restore", "train_from"}
 _NEEDS_CONTENT = {"image": ImageContent, "check_manifest": Manifest}

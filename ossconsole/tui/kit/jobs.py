@@ -79,21 +79,30 @@ def newest_warm_up(console: Console) -> WarmUp | None:
 
 
 async def warm_up(screen: ConsoleScreen) -> None:
-    """Shows the running warm-up, or plans one and starts it after a question; call it in a worker."""
-    job = newest_warm_up(screen.console)
-    if job is not None and job.alive:
-        await screen.ask(WarmUpScreen(job))
-        return
-    job = await _planned(screen)
-    if job is not None:
-        screen.console.jobs.append(job)
-        job.start()
-        await screen.ask(WarmUpScreen(job))
-        while job.alive:  # noqa: ASYNC110 - it ends in a thread that knows no event loop
-            await asyncio.sleep(_REFRESH_S)
-        screen.notify(
-            safe(_result(job)), severity="information" if job.state is JobState.DONE else "warning", markup=False
-        )
+    """Shows the running warm-up, or plans one and starts it after a question; call it in an exclusive worker."""
+    job = _running(screen.console)
+    if job is None:
+        planned = await _planned(screen)
+        job = _running(screen.console) or planned  # another screen may have started one meanwhile
+        if planned is None or job is None:
+            return
+        if job is planned:
+            screen.console.jobs.append(job)
+            job.start()
+            screen.run_worker(_report(screen, job), group="warm-up-report", exit_on_error=False)
+    await screen.ask(WarmUpScreen(job))
+
+
+def _running(console: Console) -> WarmUp | None:
+    job = newest_warm_up(console)
+    return job if job is not None and job.alive else None
+
+
+async def _report(screen: ConsoleScreen, job: WarmUp) -> None:
+    """Shows the result as a toast, once there is one."""
+    while job.alive:  # noqa: ASYNC110 - it ends in a thread that knows no event loop
+        await asyncio.sleep(_REFRESH_S)
+    screen.notify(safe(_result(job)), severity="information" if job.state is JobState.DONE else "warning", markup=False)
 
 
 async def _planned(screen: ConsoleScreen) -> WarmUp | None:

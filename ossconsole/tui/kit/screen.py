@@ -273,13 +273,18 @@ class ConsoleScreen(_ConsoleAccess, Paced, Screen[None]):
         if small and not self.has_class("-too-small"):
             self._focused_before = self.focused
         elif not small and self.has_class("-too-small"):
-            self.call_after_refresh(self.set_focus, self._focused_before)
+            self.call_after_refresh(self._restore_focus)
         self.set_class(small, "-too-small")
         if small:
             self.query_one("#too-small", Static).update(
                 f"This terminal has {event.size.width} x {event.size.height} cells;\n"
                 f"the console needs {MIN_WIDTH} x {MIN_HEIGHT}.\n\nMake it larger, or press q to quit."
             )
+
+    def _restore_focus(self) -> None:
+        widget = self._focused_before
+        if widget is not None and widget.is_attached:
+            self.set_focus(widget)
 
     async def ask(self, dialog: ConsoleModal) -> Any:
         """The answer to a dialog, which opens once this screen shows and no other dialog covers it."""

@@ -26,6 +26,7 @@ from ossconsole.tui.kit.text import Line, moment, safe, wrap
 from ossconsole.tui.setup.panels import row
 
 _TUTORIAL_GB = 500
+_MAX_DIGITS = 9
 _KEEP = "keep"
 _NEW_POLICIES = (("on first read", ON_READ), ("on write and on first read", ON_WRITE))
 _KEPT = ("each path as it is, new paths on first read", _KEEP)
@@ -64,16 +65,16 @@ class AcceleratorForm(FormScreen):
 
     def hint(self, field: Field) -> str:
         """For the size, also its cost."""
-        if field.name != "quota_gb" or not self.value("quota_gb").isdecimal():
-            return field.hint
-        return f"{field.hint}; {cost_estimate(Accelerator(zone='', quota_gb=int(self.value('quota_gb'))))}"
+        quota = _quota(self.value("quota_gb")) if field.name == "quota_gb" else None
+        return f"{field.hint}; {cost_estimate(Accelerator(zone='', quota_gb=quota))}" if quota else field.hint
 
     def accept(self, values: Values) -> Accelerator:
         """The accelerator. Raises FieldError."""
-        quota = values["quota_gb"]
-        if not (quota.isascii() and quota.isdecimal()) or not SMALLEST_GB <= int(quota) <= LARGEST_GB:
+        text = values["quota_gb"]
+        quota = _quota(text)
+        if quota is None or not SMALLEST_GB <= quota <= LARGEST_GB:
             raise FieldError(
-                "quota_gb", f"{quota!r} is not a valid size.", remedy=f"Enter {SMALLEST_GB} to {LARGEST_GB:,} GB."
+                "quota_gb", f"{text!r} is not a valid size.", remedy=f"Enter {SMALLEST_GB} to {LARGEST_GB:,} GB."
             )
         present = self._present
         if present is None:
@@ -81,11 +82,11 @@ class AcceleratorForm(FormScreen):
             return Accelerator(
                 name=f"{self._profile.bucket}_data-acc",
                 zone=self._zone(values["zone"]),
-                quota_gb=int(quota),
+                quota_gb=quota,
                 paths=tuple(AcceleratedPath(prefix, policy) for prefix in _prefixes(values["paths"], set())),
                 policy=policy,
             )
-        changed = msgspec.structs.replace(present, quota_gb=int(quota))
+        changed = msgspec.structs.replace(present, quota_gb=quota)
         if values["paths"] != self._paths.strip():
             known = {path.prefix: path for path in present.paths}
             paths = (known.get(prefix, AcceleratedPath(prefix)) for prefix in _prefixes(values["paths"], set(known)))
@@ -116,6 +117,11 @@ class AcceleratorForm(FormScreen):
         return self._endpoint_zone or next(known, f"{self._profile.region}-a")
 
 
+def _quota(text: str) -> int | None:
+    """A size in GB; None for another text, and for more digits than any size has."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
+
+
 def _quoted(prefix: str) -> str:
     """As a field of CSV, with quotes where the prefix would otherwise be read as another."""
     plain = prefix == prefix.strip() and not set(prefix) & {",", '"'}
@@ -123,8 +129,14 @@ def _quoted(prefix: str) -> str:
 
 
 def _prefixes(text: str, known: set[str]) -> list[str]:
-    """The prefixes of the field, each once; one that is not `known` without blanks and slashes before it."""
-    entries = next(csv.reader([text], skipinitialspace=True), [])
+    """The prefixes of the field, each once; one that is not `known` without blanks and slashes before it.
+
+    Raises FieldError.
+    """
+    try:
+        entries = next(csv.reader([text], skipinitialspace=True), [])
+    except csv.Error as error:
+        raise FieldError("paths", f"The paths cannot be read: {error}.", remedy="Enter fewer of them.") from error
     found = [entry if entry in known else entry.strip().lstrip("/") for entry in entries]
     return [prefix for prefix in dict.fromkeys(found) if prefix]
 

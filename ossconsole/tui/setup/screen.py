@@ -279,7 +279,6 @@ class SetupScreen(ConsoleScreen):
     @work(thread=True, group="switch", exit_on_error=False)
     def _open_profile(self, name: str = "") -> None:
         """Open the profile in use again, or `name`, which becomes the active profile of later sessions."""
-        self._shown_for = None
         try:
             if name:
                 self._use(name)
@@ -288,6 +287,8 @@ class SetupScreen(ConsoleScreen):
         except ConsoleError as error:
             self.app.call_from_thread(self.show_error, error)
             return
+        finally:
+            self._shown_for = None  # not sooner: what is read before the end is that of the former one
         found = self.services.settings()
         flags = ", ".join(item.origin.split()[1] for item in found if item.origin.startswith(f"{OriginKind.FLAG} "))
         note = f" Command-line options still apply: {flags}." if name and flags else ""
@@ -372,9 +373,9 @@ class SetupScreen(ConsoleScreen):
     async def _setup_of(self, profile: Profile | None) -> BucketAdmin | None:
         """The bucket of a profile, also when another one is opened behind a dialog; None for one not in use."""
         setup = await self.request(self.services.bucket_setup) if profile is not None else None
-        return setup if self.services.profile is profile else None
+        return setup if self.services.profile == profile else None
 
-    @work(group="warm-up", exit_on_error=False)
+    @work(exclusive=True, group="warm-up", exit_on_error=False)
     async def action_warm_up(self) -> None:
         """Read the dataset once through the accelerated endpoint, or show the warm-up that is running."""
         await warm_up(self)

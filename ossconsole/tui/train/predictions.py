@@ -40,12 +40,18 @@ async def show_predictions(screen: ConsoleScreen, record: Path) -> None:
     try:
         saved = await asyncio.to_thread(read_predictions, record)
         if saved is None and (job is None or not job.alive):
-            job = await asyncio.to_thread(screen.services.start_evaluation, record)
-            screen.console.jobs.append(job)
+            job = await asyncio.to_thread(_start, screen, record)
     except ConsoleError as error:
         screen.show_error(error)
         return
     await screen.ask(PredictionsScreen(record, saved, job))
+
+
+def _start(screen: ConsoleScreen | ConsoleModal, record: Path) -> EvaluationJob:
+    """Starts an evaluation and lists it, also where nobody waits for it any more; blocks. Raises ConsoleError."""
+    job = screen.services.start_evaluation(record)
+    screen.console.jobs.append(job)
+    return job
 
 
 def _newest_evaluation(screen: ConsoleScreen | ConsoleModal, record: Path) -> EvaluationJob | None:
@@ -132,15 +138,14 @@ class PredictionsScreen(ConsoleModal):
     @work(exclusive=True, group="evaluate", exit_on_error=False)
     async def action_evaluate(self) -> None:
         """Evaluate the checkpoint again, for example after a change of the dataset."""
+        self._job = _newest_evaluation(self, self._record)  # where the key is pressed twice
         if self._job is not None and self._job.alive:
             return
         try:
-            job = await asyncio.to_thread(self.services.start_evaluation, self._record)
+            self._job = await asyncio.to_thread(_start, self, self._record)
         except ConsoleError as error:
             self.show_error(error)
             return
-        self._job = job
-        self.console.jobs.append(job)
         self._tick()
 
 

@@ -75,7 +75,7 @@ class Replay:
         """Plays from the beginning. Raises RecordError where the record is missing."""
         reader = RecordReader(self.path)
         self._reader.close()
-        self._reader = reader
+        self._reader, self._closed = reader, False
         self._waiting.clear()
         self.view = RunView()
         self._time = None
@@ -88,7 +88,7 @@ class Replay:
         self.playing = True
 
     def pull(self) -> None:
-        """Applies the events that are due; none once it is closed."""
+        """Applies the events that are due; none once it is closed. Raises RecordError."""
         self.has_backlog = False
         if self._closed:
             return
@@ -126,7 +126,7 @@ class Replay:
 
     def close(self) -> None:
         """Closes the record; later pulls do nothing."""
-        self._closed = True
+        self._closed, self.follow, self.playing = True, False, False
         self._reader.close()
 
 
@@ -165,7 +165,11 @@ class ReplayScreen(Dashboard):
 
     def _catch_up(self) -> None:
         """Apply the events that are due, in portions, so that keys are handled in between."""
-        self._replay.pull()
+        try:
+            self._replay.pull()
+        except ConsoleError as error:  # such as a stale file of a file server
+            self._replay.close()
+            self.show_error(error)
         if self._replay.has_backlog:
             self.set_timer(_YIELD_S, self._catch_up)
 

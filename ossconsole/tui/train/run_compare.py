@@ -267,6 +267,7 @@ class RunCompareScreen(ConsoleScreen):
         super().__init__()
         self._runs = runs
         self._compared: Sequence[ComparedRun] = ()
+        self._problem = ""
         self._axes = Axes()
 
     def body(self) -> ComposeResult:
@@ -283,9 +284,11 @@ class RunCompareScreen(ConsoleScreen):
         try:
             self._compared = [_reduced(Path(run.path)) for run in self._runs]
         except ConsoleError as error:
-            self.app.call_from_thread(self.show_error, error)
+            self._problem = str(error)
 
     def _table(self, width: int, height: int) -> Sequence[Line]:
+        if self._problem:
+            return [Line((f" {part}", "bad")) for part in wrap(safe(self._problem), width - 2)]
         if not self._compared:
             return [Line((" Reading the records.", "dim"))]
         return differences([run.view for run in self._compared], self.glyphs, width, height)

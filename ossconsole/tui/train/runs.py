@@ -76,6 +76,7 @@ class RunsScreen(ConsoleScreen):
     def _show_runs(self, found: Sequence[RunSummary]) -> None:
         known = self.table.cursor_row
         self._listed = True
+        self._marked = [name for name in self._marked if any(run.run == name for run in found)]
         at = next((index for index, run in enumerate(found) if known is not None and run.run == known.run), 0)
         self.table.show(found, at)
         self.tick()

@@ -328,7 +328,7 @@ class TrainScreen(Dashboard):
                 (Choice("", "Keep running"), Choice("stop", "Stop", "warning")),
             )
         )
-        if choice == "stop":
+        if choice == "stop" and run is self.monitor.run and run.alive:  # not another one that has started meanwhile
             self._request("stop", "stopping after this step", lambda view: view.state is RunState.STOPPING)
             self._stop(run)
 
@@ -376,7 +376,9 @@ class TrainScreen(Dashboard):
             self.app.call_from_thread(self._refused, error)
 
     def _refused(self, error: ConsoleError) -> None:
-        self.monitor.request = None
+        request = self.monitor.request
+        if request is not None and request.name == "switch":  # else a newer one
+            self.monitor.request = None
         self.show_error(error)
 
     def action_auto_compare(self) -> None:
@@ -417,7 +419,7 @@ class TrainScreen(Dashboard):
             run.set_lr(float(text))
             self._request("learning rate", f"learning rate {text.strip()}", lambda view: view.step > after)
 
-    @work(group="warm-up", exit_on_error=False)
+    @work(exclusive=True, group="warm-up", exit_on_error=False)
     async def action_warm_up(self) -> None:
         """Read the dataset once through the accelerated endpoint, or show the warm-up that is running."""
         await warm_up(self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -69,9 +68,8 @@ class AdvancedScreen(FormScreen):
                 "val_split", f"{values['val_split']!r} is not a share.", remedy="Enter 0.1, or 0 for none."
             )
         try:
-            if values["names"]:
-                codecs.lookup(values["names"])
-        except LookupError:
+            " ".encode(values["names"] or "utf-8")
+        except (LookupError, ValueError):
             raise FieldError(
                 "names", f"{values['names']!r} is not an encoding.", remedy="Enter for example cp932 or gb18030."
             ) from None

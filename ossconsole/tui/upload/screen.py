@@ -334,7 +334,8 @@ class UploadScreen(ConsoleScreen):
             pass
         except ConsoleError as error:
             self.app.call_later(self._refused, error)
-        self.app.call_later(self._planned, stop, settings, plan)
+        finally:
+            self.app.call_later(self._planned, stop, settings, plan)
 
     def _planned(self, stop: threading.Event, settings: UploadSettings, plan: UploadPlan | None) -> None:
         if self._scan is not stop:
