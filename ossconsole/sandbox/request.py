@@ -89,12 +89,24 @@ def parse_copy_source(header: str) -> tuple[Resource, str]:
     return Resource(bucket, key), version_id
 
 
-_MAX_DIGITS = 19  # of a 64-bit number
+_MAX_NUMBER = 2**63 - 1  # also the largest that SQLite knows
+_MAX_DIGITS = len(str(_MAX_NUMBER))
 
 
 def whole_number(text: str) -> int | None:
-    """The number that `text` writes in ASCII digits, None for any other text and for more than 64 bits."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
+    """The number that `text` writes in ASCII digits, None for any other text and for more than 63 bits."""
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
+    return number if number is not None and number <= _MAX_NUMBER else None
+
+
+_NO_HEADER = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def header_value(name: str, value: str) -> str:
+    """`value`, which will be sent as a header. Raises InvalidArgument where it has a character that none can have."""
+    if _NO_HEADER.search(value):
+        raise invalid_argument("It is not the value of a header.", name, value)
+    return value
 
 
 def encode_path(path: str) -> str:
@@ -187,9 +199,17 @@ def _time(header: str | None) -> float | None:
     if header is None:
         return None
     try:
-        return parsedate_to_datetime(header).timestamp()
+        return parse_time(header)
     except ValueError:
         return None
+
+
+def parse_time(header: str) -> float:
+    """Unix seconds of a date in a header. Raises ValueError for what is no date."""
+    try:
+        return parsedate_to_datetime(header).timestamp()
+    except OverflowError as error:  # a year of twenty digits
+        raise ValueError(header) from error
 
 
 _RANGE = re.compile(rf"bytes=(\d{{0,{_MAX_DIGITS}}})-(\d{{0,{_MAX_DIGITS}}})", re.ASCII)

@@ -141,6 +141,8 @@ async def _faulty_chunks(
             first = False
         return
     cut = action.after_bytes if isinstance(action, (faults.Reset, faults.Truncate, faults.Stall)) else None
+    if cut == 0 and not isinstance(action, faults.Truncate):  # done before the operation
+        cut = None
     async for data in chunks:
         if cut is None or cut > len(data):
             yield data

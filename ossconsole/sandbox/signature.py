@@ -8,12 +8,11 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
 from ossconsole.sandbox.keys import AccessKey, KeyRing
 from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
-from ossconsole.sandbox.request import IncomingRequest, Resource, encode_path, encode_query, whole_number
+from ossconsole.sandbox.request import IncomingRequest, Resource, encode_path, encode_query, parse_time, whole_number
 
 ALGORITHM = "OSS4-HMAC-SHA256"
 MAX_SKEW_S = 900
@@ -207,7 +206,7 @@ def _header_claim_v1(request: IncomingRequest, authorization: str) -> _Claim:
     access_key_id, _, signature = authorization[4:].strip().partition(":")
     date = request.headers.get("x-oss-date") or request.headers.get("date", "")
     try:
-        signed_at = parsedate_to_datetime(date).timestamp()
+        signed_at = parse_time(date)
     except ValueError as error:
         raise OssError("AccessDenied", "OSS authentication requires a valid Date.") from error
     return _Claim(access_key_id, signature, signed_at, None, request.headers.get("x-oss-security-token", ""), date)

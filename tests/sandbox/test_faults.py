@@ -222,6 +222,19 @@ def test_a_stall_ends_after_its_time(info: SandboxInfo, arm: Arm, key: str) -> N
     assert call(info, "GET", key).body == DATA
 
 
+@pytest.mark.parametrize("action", [faults.Stall(), faults.Reset()])
+def test_what_happened_before_the_operation_does_not_happen_again(action: faults.Action) -> None:
+    """A stall before the operation stalled the reply as well: it lasted twice its time."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"data"
+
+    async def sent() -> list[bytes]:
+        return [data async for data in response._faulty_chunks(MagicMock(), chunks(), action)]
+
+    assert asyncio.run(asyncio.wait_for(sent(), 5)) == [b"data"]
+
+
 def test_malformed_listing(info: SandboxInfo, control: SandboxControl, key: str) -> None:
     control.set_faults(FaultPlan(rules=[Rule(action=faults.MalformedListing(), operation="ListObjects", times=1)]))
     with pytest.raises(ET.ParseError):

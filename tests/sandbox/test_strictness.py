@@ -109,7 +109,8 @@ def test_numbers_of_thousands_of_digits(bucket: Any, info: SandboxInfo, prefix: 
     part = f"<Part><PartNumber>{digits}</PartNumber><ETag>0</ETag></Part>"
     body = f"<CompleteMultipartUpload>{part}</CompleteMultipartUpload>".encode()
     assert call(info, "POST", key, query={"uploadId": upload}, body=body).code == "MalformedXML"
-    for query in ({"max-keys": digits}, {"uploadId": upload, "part-number-marker": digits}):
+    markers = [{"uploadId": upload, "part-number-marker": number} for number in (digits, "9" * 19)]
+    for query in ({"max-keys": digits}, *markers):
         answer = call(info, "GET", key if "uploadId" in query else "", query=query)
         assert (answer.status, answer.code) == (400, "InvalidArgument"), list(query)
     assert call(info, "POST", key, query={"append": "", "position": digits}, body=b"").code == "InvalidArgument"
@@ -121,6 +122,58 @@ def test_numbers_of_thousands_of_digits(bucket: Any, info: SandboxInfo, prefix: 
 def test_numbers_are_ascii_digits(text: str) -> None:
     assert whole_number(text) is None
     assert not resolve_range(f"bytes={text}-", 10, standard=True).partial
+
+
+def test_the_largest_number() -> None:
+    assert (whole_number(str(2**63 - 1)), whole_number(str(2**63))) == (2**63 - 1, None)
+
+
+def test_bytes_that_are_not_utf8_in_a_header(info: SandboxInfo, prefix: str) -> None:
+    """http.client sends Latin-1. A request with such a user agent was carried out, and answered with an error."""
+    key = f"{prefix}x"
+    assert call(info, "PUT", key, headers={"User-Agent": "caf\xe9"}, body=b"data").status == 200
+    name = "not-utf8"
+    assert call(info, "PUT", bucket=name, headers={"x-oss-acl": "public-read-write"}).status == 200
+    for query, header, value in (
+        ("?symlink", "x-oss-symlink-target", "caf\xe9"),
+        ("", "x-oss-meta-a", "caf\xe9"),
+        ("", "x-oss-copy-source", "/127/caf\xe9"),
+    ):
+        headers = {header: value}
+        answer = send(info.path_style_endpoint, "PUT", f"/{name}/a{query}", headers=headers, body=b"")
+        assert (answer.status, answer.code) == (400, "InvalidArgument"), header
+    assert call(info, "DELETE", bucket=name).status == 204
+
+
+@pytest.mark.parametrize("value", ["a\r\nx-b: c", "a\0b"])
+def test_what_no_header_can_have_is_refused_where_a_reply_would_have_it(
+    info: SandboxInfo, prefix: str, value: str
+) -> None:
+    key = f"{prefix}x"
+    assert call(info, "PUT", key, body=b"data").status == 200
+    assert call(info, "GET", key, query={"response-content-type": value}).code == "InvalidArgument"
+
+
+def test_the_key_of_a_bucket_s_encryption_is_sent_as_a_header(info: SandboxInfo) -> None:
+    name = "encryption-key"
+    assert call(info, "PUT", bucket=name).status == 200
+    body = (
+        "<ServerSideEncryptionRule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>KMS</SSEAlgorithm>"
+        "<KMSMasterKeyID>{}</KMSMasterKeyID></ApplyServerSideEncryptionByDefault></ServerSideEncryptionRule>"
+    )
+    for key, status in (("a\nb", 400), ("\n  a-b\n", 200)):
+        answer = call(info, "PUT", bucket=name, query={"encryption": ""}, body=body.format(key).encode())
+        assert answer.status == status
+    assert call(info, "PUT", "x", bucket=name, body=b"").headers["x-oss-server-side-encryption-key-id"] == "a-b"
+    assert call(info, "DELETE", "x", bucket=name).status == call(info, "DELETE", bucket=name).status == 204
+
+
+def test_a_date_with_a_year_of_twenty_digits_is_none(info: SandboxInfo, prefix: str) -> None:
+    key, date = f"{prefix}x", f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"
+    assert call(info, "PUT", key, body=b"data").status == 200
+    assert call(info, "GET", key, headers={"If-Modified-Since": date}).body == b"data"
+    headers = {"Authorization": f"OSS {info.access_key_id}:x", "Date": date}
+    assert send(info.path_style_endpoint, "GET", "/127/", headers=headers).code == "AccessDenied"
 
 
 def test_a_coded_transfer_is_not_implemented(info: SandboxInfo, prefix: str) -> None:

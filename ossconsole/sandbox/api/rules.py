@@ -16,7 +16,7 @@ from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox.api.call import OWNER_XML, Call, Reply, xml_reply
 from ossconsole.sandbox.records import Retention
 from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
-from ossconsole.sandbox.request import child_text, children, parse_xml, whole_number
+from ossconsole.sandbox.request import child_text, children, header_value, parse_xml, whole_number
 from ossconsole.sandbox.versions import Version
 
 # Versioning
@@ -241,7 +241,7 @@ async def put_encryption(call: Call) -> Reply:
     default = next(children(root, "ApplyServerSideEncryptionByDefault"), None)
     if default is None:
         raise OssError("MalformedXML", "ApplyServerSideEncryptionByDefault is missing.")
-    given = {header: child_text(default, name, "") for name, header in _FIELDS.items()}
+    given = {header: header_value(name, child_text(default, name, "").strip()) for name, header in _FIELDS.items()}
     rule = _checked({header: value for header, value in given.items() if value})
     call.store.index.set_rule(call.bucket, "encryption", msgspec.json.encode(rule))
     return Reply(200)

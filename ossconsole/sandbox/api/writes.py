@@ -94,10 +94,7 @@ def attributes_of(call: Call) -> Attributes:
     """The attributes that the request's headers set on the object. Raises InvalidArgument."""
     headers = call.headers
     kept = {name: value for name, value in headers.items() if name in _KEPT or name.startswith("x-oss-meta-")}
-    try:
-        size = sum(len(name) + len(value.encode()) for name, value in kept.items())
-    except UnicodeEncodeError as error:
-        raise invalid_argument("A header is not UTF-8.", "x-oss-meta-*", "") from error
+    size = sum(len(name) + len(value.encode()) for name, value in kept.items())
     if size > _MAX_META_BYTES:
         raise invalid_argument("The metadata is larger than 8 KiB.", "x-oss-meta-*", str(size))
     storage_class = headers.get("x-oss-storage-class") or call.store.bucket(call.bucket).storage_class
