@@ -77,7 +77,11 @@ def _bucket_of_host(host: str) -> str | None:
 
 
 def parse_copy_source(header: str) -> tuple[Resource, str]:
-    """The object named by `x-oss-copy-source`, and its version id or "". Raises InvalidArgument, InvalidObjectName."""
+    """The object named by `x-oss-copy-source`, and its version id or "".
+
+    Raises InvalidObjectName, and InvalidArgument for an empty version id (0016-00000305) or another parameter
+    (0016-00000304).
+    """
     path, _, query = header.partition("?")
     text = unquote_to_bytes(path).decode("utf-8", "replace")
     bucket, _, key = text.removeprefix("/").partition("/")
@@ -85,7 +89,9 @@ def parse_copy_source(header: str) -> tuple[Resource, str]:
     parameters = dict(parse_qsl(query, keep_blank_values=True))
     version_id = parameters.get("versionId", "")
     if "versionId" in parameters and not version_id:
-        raise invalid_argument("The version id is empty.", "x-oss-copy-source", header)
+        raise invalid_argument("The version id is empty.", "x-oss-copy-source", header, ec="0016-00000305")
+    if parameters.keys() - {"versionId"}:
+        raise invalid_argument("Only versionId is allowed.", "x-oss-copy-source", header, ec="0016-00000304")
     return Resource(bucket, key), version_id
 
 
@@ -171,6 +177,7 @@ def child_text(node: Element, name: str, default: str | None = None) -> str:
 
 
 COPY_PREFIX = "x-oss-copy-source-"
+CONDITIONS = frozenset({"if-match", "if-none-match", "if-modified-since", "if-unmodified-since"})
 
 
 def check_preconditions(headers: dict[str, str], stored: StoredObject, *, prefix: str = "") -> bool:

@@ -36,10 +36,10 @@ _MARKER = ""  # the type of a delete marker
 _decode = msgspec.json.Decoder(StoredObject).decode
 
 
-def check_version_id(version_id: str) -> None:
+def check_version_id(version_id: str, name: str = "versionId", *, ec: str = "") -> None:
     """Raises InvalidArgument for what is no version id."""
     if not _VERSION_ID.fullmatch(version_id):
-        raise invalid_argument("The version id is not valid.", "versionId", version_id)
+        raise invalid_argument("The version id is not valid.", name, version_id, ec=ec)
 
 
 class Version(msgspec.Struct, frozen=True):

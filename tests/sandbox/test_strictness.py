@@ -75,6 +75,57 @@ def test_a_batch_delete_needs_its_digest_and_versions_that_are_named(info: Sandb
     assert call(info, "DELETE", f"{prefix}x", query={"versionId": ""}).code == "InvalidArgument"
 
 
+@pytest.mark.parametrize("header", ["If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"])
+def test_a_put_has_no_conditions(info: SandboxInfo, prefix: str, header: str) -> None:
+    """0017-00000245. They were ignored: the object was overwritten."""
+    answer = call(info, "PUT", f"{prefix}x", headers={header: "*"}, body=b"data")
+    assert (answer.status, answer.code, answer.headers["x-oss-ec"]) == (400, "NotImplemented", "0017-00000245")
+    assert call(info, "HEAD", f"{prefix}x").status == 404
+
+
+@pytest.mark.parametrize(("parameter", "ec"), [("unknown=xxx", "0016-00000304"), ("versionId=", "0016-00000305")])
+def test_a_copy_source_has_a_version_at_most(info: SandboxInfo, prefix: str, parameter: str, ec: str) -> None:
+    source = {"x-oss-copy-source": f"/127/{prefix}x?{parameter}".replace("%", "%25")}
+    assert call(info, "PUT", f"{prefix}x", body=b"data").status == 200
+    answer = call(info, "PUT", f"{prefix}copy", headers=source)
+    assert (answer.status, answer.code, answer.headers["x-oss-ec"]) == (400, "InvalidArgument", ec)
+
+
+def test_all_parts_and_a_list_of_parts(bucket: Any, info: SandboxInfo, prefix: str) -> None:
+    """0042-00000216: with x-oss-complete-all there must be no body."""
+    key = f"{prefix}x"
+    upload = bucket.init_multipart_upload(key).upload_id
+    bucket.upload_part(key, upload, 1, b"part")
+    everything, query = {"x-oss-complete-all": "yes"}, {"uploadId": upload}
+    answer = call(info, "POST", key, query=query, headers=everything, body=b"<CompleteMultipartUpload/>")
+    assert (answer.status, answer.headers["x-oss-ec"]) == (400, "0042-00000216")
+    assert call(info, "POST", key, query=query, headers=everything).status == 200
+
+
+def test_an_anonymous_copy_of_a_private_object(info: SandboxInfo, prefix: str) -> None:
+    """CopyObject: "you must have read permission on the source object". Anyone could copy it into a public bucket."""
+    key, name = f"{prefix}secret", "anonymous-copy"
+    assert call(info, "PUT", key, body=b"data").status == 200
+    assert call(info, "PUT", bucket=name, headers={"x-oss-acl": "public-read-write"}).status == 200
+    source = {"x-oss-copy-source": f"/127/{key}".replace("%", "%25")}
+    answer = send(info.path_style_endpoint, "PUT", f"/{name}/copy", headers=source, body=b"")
+    assert (answer.status, answer.code) == (403, "AccessDenied")
+    assert call(info, "DELETE", bucket=name).status == 204
+
+
+def test_a_bucket_that_exists(info: SandboxInfo) -> None:
+    """409 "Cannot modify existing bucket's storage class" (doc-detail/185809), and the pages of PutBucketAcl."""
+    name, acl = "exists", {"x-oss-acl": "public-read"}
+    assert call(info, "PUT", bucket=name, query={"acl": ""}, headers=acl).status == 200  # it creates the bucket
+    body = "<CreateBucketConfiguration><StorageClass>{}</StorageClass></CreateBucketConfiguration>"
+    answer = call(info, "PUT", bucket=name, body=body.format("IA").encode())
+    assert (answer.status, answer.code) == (409, "BucketAlreadyExists")
+    assert call(info, "PUT", bucket=name, body=body.format("Standard").encode()).status == 200
+    assert call(info, "PUT", bucket=name, query={"acl": ""}).status == 200
+    assert b"<Grant>public-read</Grant>" in call(info, "GET", bucket=name, query={"acl": ""}).body
+    assert call(info, "DELETE", bucket=name).status == 204
+
+
 def test_the_largest_copy() -> None:
     """copyobject, uploadpartcopy: without a limit where nothing changes in a bucket, 5 GB, or 1 GB with a change."""
     plain, encrypted = Attributes(), Attributes(encryption={"x-oss-server-side-encryption": "AES256"})

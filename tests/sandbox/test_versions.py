@@ -15,6 +15,7 @@ from ossconsole.sandbox.records import Attributes
 from ossconsole.sandbox.replies import OssError
 from ossconsole.sandbox.store import SandboxStore
 from tests.sandbox.conftest import make_bucket
+from tests.sandbox.wire import call
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,28 @@ def test_the_list_continues_within_a_key(versioned: Any) -> None:
             break
         markers = {"key_marker": page.next_key_marker, "versionid_marker": page.next_versionid_marker}
     assert seen == [("a/b", True, 2), ("a/b", False, 1), ("a/b", False, 0), ("old", True, 6)]
+
+
+def test_a_marker_of_a_list_is_a_version_of_a_key(versioned: Any, process: SandboxProcess) -> None:
+    """0012-00000105 and 0012-00000106."""
+    for query, ec in (
+        ({"key-marker": "old", "version-id-marker": "%*"}, "0012-00000105"),
+        ({"version-id-marker": "null"}, "0012-00000106"),
+    ):
+        answer = call(process.info, "GET", bucket=versioned.bucket_name, query={"versions": "", **query})
+        assert (answer.status, answer.code, answer.headers["x-oss-ec"]) == (400, "InvalidArgument", ec)
+
+
+def test_a_delete_marker_cannot_be_copied(versioned: Any, process: SandboxProcess) -> None:
+    """CopyObject: "If the specified version is a delete marker, OSS returns 404"; UploadPartCopy: 400."""
+    marker = versioned.delete_object("old").versionid
+    name = versioned.bucket_name
+    source = {"x-oss-copy-source": f"/{name}/old?versionId={marker}"}
+    answer = call(process.info, "PUT", "copy", bucket=name, headers=source)
+    assert (answer.status, answer.code) == (404, "NoSuchKey")
+    upload = versioned.init_multipart_upload("copy").upload_id
+    query = {"partNumber": "1", "uploadId": upload}
+    assert call(process.info, "PUT", "copy", bucket=name, query=query, headers=source).status == 400
 
 
 def test_changing_the_acl_makes_no_version(versioned: Any) -> None:

@@ -74,12 +74,18 @@ def _copy_span(header: str | None, size: int) -> tuple[int, int]:
 
 
 async def complete(call: Call) -> Reply:
-    """CompleteMultipartUpload, from the listed parts or, with `x-oss-complete-all: yes`, from all of them."""
+    """CompleteMultipartUpload, from the listed parts or, with `x-oss-complete-all: yes`, from all of them.
+
+    Raises InvalidArgument (UNVERIFIED) for all parts and a list of them (0042-00000216).
+    """
     upload = _upload(call)
     refuse_encryption(call)
     body = await call.xml_body()
     wanted = []
-    if call.headers.get("x-oss-complete-all", "").lower() != "yes":
+    if call.headers.get("x-oss-complete-all", "").lower() == "yes":
+        if body:
+            raise invalid_argument("There must be no body.", "x-oss-complete-all", "yes", ec="0042-00000216")
+    else:
         wanted = [_wanted(node) for node in children(parse_xml(body, "CompleteMultipartUpload"), "Part")]
         if not wanted:
             raise OssError("MalformedXML", "CompleteMultipartUpload names no part.")

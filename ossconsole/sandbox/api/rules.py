@@ -17,7 +17,7 @@ from ossconsole.sandbox.api.call import OWNER_XML, Call, Reply, xml_reply
 from ossconsole.sandbox.records import Retention
 from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
 from ossconsole.sandbox.request import child_text, children, header_value, parse_xml, whole_number
-from ossconsole.sandbox.versions import Version
+from ossconsole.sandbox.versions import Version, check_version_id
 
 # Versioning
 
@@ -58,6 +58,10 @@ async def list_versions(call: Call) -> Reply:
     (encode, encoding), limit = listing.encoding(query), listing.max_keys(query)
     names = ("prefix", "delimiter", "key-marker", "version-id-marker")
     prefix, delimiter, key_marker, id_marker = (listing.name_of(query, name) for name in names)
+    if id_marker:
+        check_version_id(id_marker, "version-id-marker", ec="0012-00000105")
+        if not key_marker:
+            raise invalid_argument("key-marker is missing.", "key-marker", ec="0012-00000106")
     entries = _entries(call, prefix, delimiter, key_marker, id_marker, limit + 1)
     found = list(islice(entries, limit + 1))
     page, more = found[:limit], len(found) > limit
