@@ -50,6 +50,8 @@ class Users:
     def close(self) -> None:
         """Releases the lock; a second call does nothing."""
         if self._fd >= 0:
+            # Closing does not release it while a process that was forked from this one lives.
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
             self._fd = -1
 

@@ -100,6 +100,27 @@ def test_many_simultaneous_users_get_one_server(tmp_path: Path) -> None:
     wait_until(lambda: not servers(tmp_path))
 
 
+def test_a_forked_process_keeps_nobody_out(tmp_path: Path) -> None:
+    """It shares the lock of its parent, such as the workers of a DataLoader: nobody could join until it ended."""
+    users = Users(tmp_path)
+    assert users.join()
+    waiting, end = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(end)
+        os.read(waiting, 1)
+        os._exit(0)
+    assert users.leave()
+    users.close()
+    later = Users(tmp_path)
+    joined = later.join()
+    os.close(end)
+    os.close(waiting)
+    os.waitpid(child, 0)
+    later.close()
+    assert joined
+
+
 def test_a_server_started_by_the_user_is_used_and_not_ended(tmp_path: Path) -> None:
     with SandboxProcess.start(tmp_path, unshaped=True) as alone:
         with SharedSandbox.open(tmp_path) as guest:
