@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -20,7 +21,7 @@ import pytest
 from ossconsole.config.credentials import Secret
 from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import SettingsError
-from ossconsole.sandbox import server
+from ossconsole.sandbox import process, server
 from ossconsole.sandbox.blobs import INLINE_BYTES
 from ossconsole.sandbox.process import SandboxError, SandboxInfo, SandboxProcess
 from ossconsole.sandbox.response import RequestRecord
@@ -155,6 +156,12 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="cannot be created"):
         SandboxProcess.start(tmp_path / "file" / "below")
+
+
+def test_a_start_that_fails_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log ends with old lines then: the new ones have no room."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Mock(free=0))
+    assert process._log_remedy(tmp_path).startswith("The disk is full. Free space on its disk")
 
 
 def test_stop_twice(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ossconsole.sandbox.blobs import INLINE_BYTES, BlobStore, BlobWriter
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from ossconsole.sandbox.records import Attributes, Blob, StoredObject
 from ossconsole.sandbox.replies import OssError
-from ossconsole.sandbox.store import SandboxStore
+from ossconsole.sandbox.store import RESERVE_NAME, SandboxStore
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.test_objects import crc64
 from tests.sandbox.wire import call, wait_until
@@ -244,6 +244,26 @@ def test_a_change_that_took_effect_is_no_error_where_the_old_bytes_cannot_be_rem
             assert content(reopened, "x") == b"after"
     with closing(SandboxStore(tmp_path)) as reopened:
         assert len(reopened.blobs.all()) == 1
+
+
+def test_objects_are_deleted_on_a_full_disk(store: SandboxStore, tmp_path: Path) -> None:
+    """The deletion itself needs space. Without the reserve nobody could make room for anything."""
+
+    class Full(FullDisk):
+        def execute(self, query: str, *values: Any) -> sqlite3.Cursor:
+            if query.startswith("DELETE") and (tmp_path / RESERVE_NAME).exists():
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().execute(query, *values)
+
+    assert (tmp_path / RESERVE_NAME).stat().st_size == 1 << 20
+    store.put("127", "x", blob_of(store, b"data"), Attributes())
+    store.index._db = Full(store.index._db)  # type: ignore[assignment]
+    store.delete("127", ["x"])
+    assert store.index.get("127", "x") is None
+    assert store.blobs.all() == set()
+    store.close()
+    with closing(SandboxStore(tmp_path)):
+        assert (tmp_path / RESERVE_NAME).exists()
 
 
 def test_blobs_that_nothing_names_are_swept_at_the_start(store: SandboxStore, tmp_path: Path) -> None:
