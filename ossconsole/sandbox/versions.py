@@ -78,8 +78,12 @@ class Versions:
         db.executescript(_SCHEMA)
         if "details" not in {row[1] for row in db.execute("PRAGMA table_info(versions)")}:
             db.execute(_ADD_DETAILS)
-        self._enabled = {row[0] for row in db.execute("SELECT bucket FROM versioned")}
-        self._suspended = {row[0] for row in db.execute("SELECT bucket FROM suspended")}
+        self.load()
+
+    def load(self) -> None:
+        """Reads which buckets have versioning."""
+        self._enabled = {row[0] for row in self._db.execute("SELECT bucket FROM versioned")}
+        self._suspended = {row[0] for row in self._db.execute("SELECT bucket FROM suspended")}
 
     def kept(self, bucket: str) -> bool:
         """Whether versioning was ever enabled for the bucket: its objects have version ids, also while suspended."""
@@ -91,28 +95,22 @@ class Versions:
             return None
         return "Suspended" if bucket in self._suspended else "Enabled"
 
-    def enable(self, bucket: str, objects: Iterable[StoredObject]) -> None:
-        """Enables versioning; `objects` are those that the bucket has already."""
-        if bucket in self._suspended:
-            self._db.execute("DELETE FROM suspended WHERE bucket = ?", (bucket,))
-            self._suspended.discard(bucket)
-        if bucket in self._enabled:
-            return
-        self._db.execute("INSERT INTO versioned VALUES (?)", (bucket,))
+    def set(self, bucket: str, objects: Iterable[StoredObject], *, suspended: bool) -> None:
+        """Enables or suspends versioning (see `load`): what is written while it is suspended has the version id `null`.
+
+        `objects` are those that the bucket has already when it gets versioning.
+        """
+        self._db.execute("INSERT OR IGNORE INTO versioned VALUES (?)", (bucket,))
+        self._db.execute("DELETE FROM suspended WHERE bucket = ?", (bucket,))
+        if suspended:
+            self._db.execute("INSERT INTO suspended VALUES (?)", (bucket,))
         for stored in objects:
             self._insert(bucket, stored, NULL_ID)
-        self._enabled.add(bucket)
-
-    def suspend(self, bucket: str) -> None:
-        """Suspends versioning: what is written from now on has the version id `null`."""
-        self._db.execute("INSERT OR IGNORE INTO suspended VALUES (?)", (bucket,))
-        self._suspended.add(bucket)
 
     def drop(self, bucket: str) -> None:
-        """Forgets the setting of a deleted bucket."""
-        for table, known in (("versioned", self._enabled), ("suspended", self._suspended)):
-            self._db.execute(f"DELETE FROM {table} WHERE bucket = ?", (bucket,))  # noqa: S608
-            known.discard(bucket)
+        """Forgets the setting of a deleted bucket (see `load`)."""
+        self._db.execute("DELETE FROM versioned WHERE bucket = ?", (bucket,))
+        self._db.execute("DELETE FROM suspended WHERE bucket = ?", (bucket,))
 
     def add(self, bucket: str, stored: StoredObject) -> list[str]:
         """Adds the newest version of an object; returns the blobs of the version that it replaces."""

@@ -167,11 +167,11 @@ def test_a_refused_write_leaves_no_blob(store: SandboxStore, data: bytes) -> Non
 
 
 class FullDisk:
-    """A database whose disk is full whenever a row of `tables` is written."""
+    """A database whose disk is full for the statements that begin with one of `writes`."""
 
-    def __init__(self, database: sqlite3.Connection, *tables: str) -> None:
+    def __init__(self, database: sqlite3.Connection, *writes: str) -> None:
         self._database = database
-        self._writes = tuple(f"REPLACE INTO {table}" for table in tables)
+        self._writes = writes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)
@@ -191,7 +191,7 @@ def test_a_write_that_fails_leaves_no_blob_and_loses_none(
     part = store.put_part("127", "x", upload.id, 1, blob_of(store, data))
     appended = store.append("127", "appended", 0, writer_of(store, data), Attributes())
     before = store.blobs.all()
-    monkeypatch.setattr(store.index, "_db", FullDisk(store.index._db, "objects", "parts"))
+    monkeypatch.setattr(store.index, "_db", FullDisk(store.index._db, "REPLACE INTO objects", "REPLACE INTO parts"))
     for write in (
         lambda: store.put("127", "x", blob_of(store, data), Attributes()),
         lambda: store.copy(appended, "127", "x", Attributes()),
@@ -204,6 +204,23 @@ def test_a_write_that_fails_leaves_no_blob_and_loses_none(
             write()
         assert store.blobs.all() == before
     assert content(store, "appended") == data
+
+
+def test_a_change_of_a_bucket_that_fails_leaves_it_as_it_was(store: SandboxStore, tmp_path: Path) -> None:
+    """Half of it remained: versions in a bucket without versioning, and the rules of a bucket that was deleted."""
+    store.index.set_rule("127", "encryption", b"{}")
+    whole, store.index._db = store.index._db, FullDisk(store.index._db, "COMMIT")  # type: ignore[assignment]
+    with pytest.raises(sqlite3.OperationalError):
+        store.index.set_versioning("127")
+    with pytest.raises(sqlite3.OperationalError):
+        store.delete_bucket("127")
+    store.index._db = whole
+    assert store.index.versions.status("127") is None
+    store.close()
+    with closing(SandboxStore(tmp_path)) as reopened:
+        assert reopened.index.rule("127", "encryption") == b"{}"
+        reopened.delete_bucket("127")
+        assert reopened.index.rule("127", "encryption") is None
 
 
 @pytest.mark.parametrize("data", [SMALL, LARGE])
@@ -314,10 +331,10 @@ def test_a_part_that_is_sent_again_during_the_completion_is_refused(store: Sandb
 @pytest.mark.parametrize("suspended", [False, True])
 def test_appending_makes_no_previous_version(store: SandboxStore, first: bytes, suspended: bool) -> None:
     """ "OSS does not create previous versions for this Appendable object." (AppendObject, Versioning)"""
-    store.index.enable_versioning("127")
+    store.index.set_versioning("127")
     store.append("127", "x", 0, writer_of(store, first), Attributes())
     if suspended:
-        store.index.suspend_versioning("127")
+        store.index.set_versioning("127", suspended=True)
     after = store.append("127", "x", len(first), writer_of(store, SMALL), Attributes())
     (version,) = store.index.versions.list("127", prefix="", start=b"", key_marker="", id_marker="", limit=10)
     assert version.stored() == after == store.get("127", "x")

@@ -140,7 +140,7 @@ def test_versions_keep_their_bytes_when_the_folder_is_opened_again(tmp_path: Pat
     writer = store.blobs.writer()
     writer.write(b"first")
     first = store.put("b", "k", writer.finish(), Attributes())
-    store.index.enable_versioning("b")
+    store.index.set_versioning("b")
     store.delete("b", ["k"])
     store.close()
     again = SandboxStore(tmp_path)
@@ -153,7 +153,7 @@ def test_versions_of_an_earlier_release_are_listed_and_deleted(tmp_path: Path) -
     """Its table has no details: the bytes are there, the metadata are not."""
     store = SandboxStore(tmp_path)
     store.create_bucket("b")
-    store.index.enable_versioning("b")
+    store.index.set_versioning("b")
     for _ in range(2):
         store.put("b", "k", store.blobs.writer().finish(), Attributes())
     store.index._db.execute("ALTER TABLE versions DROP COLUMN details")

@@ -41,10 +41,7 @@ async def put_versioning(call: Call) -> Reply:
     wanted = child_text(parse_xml(await call.xml_body(), "VersioningConfiguration"), "Status")
     if wanted not in {"Enabled", "Suspended"}:
         raise OssError("MalformedXML", "Status must be Enabled or Suspended.")
-    if wanted == "Enabled":
-        call.store.index.enable_versioning(call.bucket)
-    else:
-        call.store.index.suspend_versioning(call.bucket)
+    call.store.index.set_versioning(call.bucket, suspended=wanted == "Suspended")
     return Reply(200)
 
 
