@@ -30,6 +30,7 @@ INDEX_NAME = "index.sqlite"
 RESERVE_NAME, _RESERVE_BYTES = "reserve", 1 << 20
 MAX_BUCKETS = 100
 MIN_PART_BYTES = 102_400
+MAX_APPENDED_BYTES = 5 << 30  # "The final size of an object created using AppendObject cannot exceed 5 GB."
 ARCHIVE_CLASSES = frozenset({"Archive", "ColdArchive", "DeepColdArchive"})
 
 
@@ -164,10 +165,10 @@ class SandboxStore:
     def append(self, bucket: str, key: str, position: int, data: BlobWriter, attributes: Attributes) -> StoredObject:
         """Appends `data` to an appendable object, or creates one.
 
-        Raises PositionNotEqualToLength, ObjectNotAppendable.
+        Raises PositionNotEqualToLength, ObjectNotAppendable, EntityTooLarge (its code is UNVERIFIED).
         """
         try:
-            found = self._appendable(bucket, key, position)
+            found = self._appendable(bucket, key, position, data.size)
         except BaseException:
             data.discard()
             raise
@@ -183,8 +184,8 @@ class SandboxStore:
         self._put(bucket, stored)
         return stored
 
-    def _appendable(self, bucket: str, key: str, position: int) -> StoredObject | None:
-        """The object that bytes may be appended to at `position`, None for a new one."""
+    def _appendable(self, bucket: str, key: str, position: int, size: int) -> StoredObject | None:
+        """The object that `size` bytes may be appended to at `position`, None for a new one."""
         self.bucket(bucket)
         self._check_mutable(bucket, key)
         found = self.index.get(bucket, key)
@@ -197,6 +198,8 @@ class SandboxStore:
                 fields={"ObjectName": key},
                 headers={"x-oss-next-append-position": str(length)},
             )
+        if length + size > MAX_APPENDED_BYTES:
+            raise OssError("EntityTooLarge", fields={"MaxSizeAllowed": str(MAX_APPENDED_BYTES)})
         return found
 
     def delete(self, bucket: str, keys: Iterable[str]) -> None:

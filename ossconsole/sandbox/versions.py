@@ -125,10 +125,15 @@ class Versions:
         return dropped
 
     def _next_id(self, bucket: str, key: str) -> tuple[str, list[str]]:
-        """The id of the version to add; while versioning is suspended it replaces the one called `null`."""
-        if bucket not in self._suspended:
-            return secrets.token_hex(16), []
-        return NULL_ID, self.remove(bucket, key, NULL_ID)
+        """The id of the version to add; while versioning is suspended it replaces the one called `null`.
+
+        It begins with the row's number, so that a list continues after a version that was deleted meanwhile.
+        """
+        if bucket in self._suspended:
+            return NULL_ID, self.remove(bucket, key, NULL_ID)
+        query = "SELECT 1 + ifnull(max(number), 0) FROM versions WHERE bucket = ? AND key = ?"
+        (number,) = self._db.execute(query, (bucket, key.encode())).fetchone()
+        return f"{number:08x}{secrets.token_hex(12)}", []
 
     def _insert(self, bucket: str, stored: StoredObject, version_id: str) -> None:
         kind, storage_class = stored.type, stored.attributes.storage_class
@@ -181,7 +186,7 @@ class Versions:
         after = key_marker.encode()
         known = "SELECT number FROM versions WHERE bucket = ? AND key = ? AND id = ?"
         row = self._db.execute(known, (bucket, after, id_marker)).fetchone()
-        below = row[0] if row else 0
+        below = row[0] if row else _number(id_marker)
         raw_prefix = prefix.encode()
         query = (
             f"SELECT {_COLUMNS} "
@@ -191,6 +196,11 @@ class Versions:
         end = after_all(raw_prefix) or b"\xff"
         rows = self._db.execute(query, (bucket, max(start, raw_prefix), end, after, after, below, limit))
         return [_version(row) for row in rows]
+
+
+def _number(version_id: str) -> int:
+    """The number of the row that had this id."""
+    return int(version_id[:8], 16) if version_id not in {"", NULL_ID} else 0
 
 
 def _version(row: tuple[Any, ...]) -> Version:

@@ -146,6 +146,16 @@ def test_appending_does_not_reach_copies_and_open_readers(store: SandboxStore, f
     assert len(store.blobs.all()) == 2
 
 
+@pytest.mark.parametrize("data", [SMALL, LARGE])
+def test_appending_ends_at_five_gigabytes(store: SandboxStore, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AppendObject: "The final size of an object created using AppendObject cannot exceed 5 GB."."""
+    monkeypatch.setattr("ossconsole.sandbox.store.MAX_APPENDED_BYTES", len(data))
+    store.append("127", "x", 0, writer_of(store, data), Attributes())
+    with pytest.raises(OssError, match="EntityTooLarge"):
+        store.append("127", "x", len(data), writer_of(store, data), Attributes())
+    assert store.blobs.all() == {store.get("127", "x").blob}
+
+
 def test_writers_that_are_discarded_leave_nothing(store: SandboxStore) -> None:
     for data in (SMALL, LARGE):
         writer = store.blobs.writer()

@@ -77,6 +77,33 @@ def test_the_list_continues_within_a_key(versioned: Any) -> None:
     assert seen == [("a/b", True, 2), ("a/b", False, 1), ("a/b", False, 0), ("old", True, 6)]
 
 
+def test_the_list_continues_after_versions_that_were_deleted(versioned: Any) -> None:
+    """Deleting page by page left the older versions of the key with which a page ended."""
+    for size in range(1, 6):
+        versioned.put_object("a", b"x" * size)
+    deleted, markers = [], {"key_marker": "", "versionid_marker": ""}
+    while True:
+        page = versioned.list_object_versions(prefix="a", max_keys=2, **markers)
+        for version in page.versions:
+            versioned.delete_object("a", params={"versionId": version.versionid})
+            deleted.append(version.size)
+        if not page.is_truncated:
+            break
+        markers = {"key_marker": page.next_key_marker, "versionid_marker": page.next_versionid_marker}
+    assert deleted == [5, 4, 3, 2, 1]
+
+
+def test_a_copy_names_the_version_of_its_source(versioned: Any) -> None:
+    """uploadpartcopy: the reply has x-oss-copy-source-version-id."""
+    name, header = versioned.bucket_name, "x-oss-copy-source-version-id"
+    version = versioned.put_object("old", b"x").versionid
+    assert versioned.copy_object(name, "old", "copy").headers[header] == version
+    assert versioned.copy_object(name, "old", "old").headers[header] == version
+    upload = versioned.init_multipart_upload("parts").upload_id
+    part = versioned.upload_part_copy(name, "old", None, "parts", upload, 1, params={"versionId": "null"})
+    assert part.headers[header] == "null"
+
+
 def test_a_marker_of_a_list_is_a_version_of_a_key(versioned: Any, process: SandboxProcess) -> None:
     """0012-00000105 and 0012-00000106."""
     for query, ec in (

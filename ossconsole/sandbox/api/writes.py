@@ -133,6 +133,14 @@ def copy_source(call: Call) -> StoredObject:
     return stored
 
 
+def copied_version(call: Call) -> dict[str, str]:
+    """The header with the version of the source that was copied; none where its bucket has no versioning."""
+    source, version_id = parse_copy_source(call.headers["x-oss-copy-source"])
+    versions = call.store.index.versions
+    latest = versions.latest(source.bucket, source.key) if versions.kept(source.bucket) else None
+    return {"x-oss-copy-source-version-id": version_id or latest.id} if latest else {}
+
+
 async def copy(call: Call) -> Reply:
     """CopyObject: metadata and tags are copied unless their directive is REPLACE.
 
@@ -155,12 +163,13 @@ async def copy(call: Call) -> Reply:
     if call.headers.get("x-oss-tagging-directive", "Copy").lower() != "replace":
         attributes = msgspec.structs.replace(attributes, tags=source.attributes.tags)
     forbid = forbids_overwrite(call)
+    version = copied_version(call)  # before the copy, which may be onto the source
     stored = call.store.copy(source, call.bucket, call.object_key, attributes, forbid=forbid)
     call.service.warm(call.kind, call.bucket, stored)
     fields = xml.elements(ETag=f'"{stored.etag}"', LastModified=iso_time(stored.modified))
     reply = xml_reply(xml.document("CopyObjectResult", fields))
     reply.headers |= {"ETag": f'"{stored.etag}"', "x-oss-hash-crc64ecma": str(stored.crc64)}
-    reply.headers |= attributes.encryption | version_headers(call)
+    reply.headers |= attributes.encryption | version_headers(call) | version
     return reply
 
 
