@@ -61,10 +61,8 @@ async def copy_part(call: Call) -> Reply:
     part = call.store.put_part(call.bucket, call.object_key, upload.id, number, blob)
     fields = xml.elements(LastModified=iso_time(part.modified), ETag=f'"{blob.md5}"')
     reply = xml_reply(xml.document("CopyPartResult", fields))
-    reply.headers |= {
-        "x-oss-hash-crc64ecma": str(blob.crc64),
-        "ETag": f'"{blob.md5}"',
-    } | version  # oss2 reads this ETag
+    reply.headers |= {"x-oss-hash-crc64ecma": str(blob.crc64), "ETag": f'"{blob.md5}"'}  # oss2 reads this ETag
+    reply.headers |= version
     return reply
 
 
