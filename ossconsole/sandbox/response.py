@@ -107,19 +107,18 @@ async def _send_faulty(
     length = reply.source.length if reply.source else len(reply.body)
     if isinstance(action, faults.Truncate) and action.quietly:
         length = min(length, action.after_bytes)
+    first = await reply.source.read() if reply.source else reply.body  # a disk error comes before the headers
     response = await _begin(request, reply, length)
-    async for data in _faulty_chunks(request, _chunks(reply), action):
+    async for data in _faulty_chunks(request, _chunks(reply, first), action):
         await response.write(data)
         record.bytes += len(data)
     await response.write_eof()
     return response
 
 
-async def _chunks(reply: Reply) -> AsyncIterator[bytes]:
-    if reply.source is None:
-        yield reply.body
-        return
-    while data := await reply.source.read():
+async def _chunks(reply: Reply, first: bytes) -> AsyncIterator[bytes]:
+    yield first
+    while reply.source and (data := await reply.source.read()):
         yield data
 
 
