@@ -107,6 +107,8 @@ class BlobStore:
         self._lock = threading.Lock()  # the id of the last row is the connection's, not the statement's
         self._db.executescript(
             "PRAGMA page_size=16384; PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;"
+            # Some builds of SQLite write zeros over what is deleted, for which a full disk has no room.
+            "PRAGMA secure_delete=OFF;"
             "CREATE TABLE IF NOT EXISTS blobs(id INTEGER PRIMARY KEY AUTOINCREMENT, data BLOB NOT NULL);"
         )
 

@@ -6,6 +6,7 @@ that commit is the moment at which a write becomes visible, whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -85,19 +86,25 @@ class Index:
         for table in ("objects", "uploads", "versions"):
             if self._db.execute(f"SELECT 1 FROM {table} WHERE bucket = ? LIMIT 1", (name,)).fetchone():  # noqa: S608
                 raise OssError("BucketNotEmpty", fields={"BucketName": name})
-        self._db.execute("DELETE FROM buckets WHERE name = ?", (name,))
-        self._db.execute("DELETE FROM bucket_rules WHERE bucket = ?", (name,))
-        self.versions.drop(name)
+        with self._changing_versioning():
+            self._db.execute("DELETE FROM buckets WHERE name = ?", (name,))
+            self._db.execute("DELETE FROM bucket_rules WHERE bucket = ?", (name,))
+            self.versions.drop(name)
 
-    def enable_versioning(self, bucket: str) -> None:
-        """Enables versioning for the bucket."""
-        with _transaction(self._db):
-            self.versions.enable(bucket, self.scan(bucket, b"", b"", -1, inclusive=True))
+    def set_versioning(self, bucket: str, *, suspended: bool = False) -> None:
+        """Enables or suspends versioning; a bucket that never had it may start with it suspended."""
+        with self._changing_versioning():
+            present = [] if self.versions.kept(bucket) else self.scan(bucket, b"", b"", -1, inclusive=True)
+            self.versions.set(bucket, present, suspended=suspended)
 
-    def suspend_versioning(self, bucket: str) -> None:
-        """Suspends versioning; a bucket that never had it starts with it suspended."""
-        self.enable_versioning(bucket)
-        self.versions.suspend(bucket)
+    @contextlib.contextmanager
+    def _changing_versioning(self) -> Iterator[None]:
+        """A transaction, after whose end or failure `versions` knows what is stored."""
+        try:
+            with _transaction(self._db):
+                yield
+        finally:
+            self.versions.load()
 
     def rule(self, bucket: str, name: str) -> bytes | None:
         """The bucket's rule called `name`, encoded; None where it has none."""

@@ -77,7 +77,11 @@ def _bucket_of_host(host: str) -> str | None:
 
 
 def parse_copy_source(header: str) -> tuple[Resource, str]:
-    """The object named by `x-oss-copy-source`, and its version id or "". Raises InvalidArgument, InvalidObjectName."""
+    """The object named by `x-oss-copy-source`, and its version id or "".
+
+    Raises InvalidObjectName, and InvalidArgument for an empty version id (0016-00000305) or another parameter
+    (0016-00000304).
+    """
     path, _, query = header.partition("?")
     text = unquote_to_bytes(path).decode("utf-8", "replace")
     bucket, _, key = text.removeprefix("/").partition("/")
@@ -85,16 +89,30 @@ def parse_copy_source(header: str) -> tuple[Resource, str]:
     parameters = dict(parse_qsl(query, keep_blank_values=True))
     version_id = parameters.get("versionId", "")
     if "versionId" in parameters and not version_id:
-        raise invalid_argument("The version id is empty.", "x-oss-copy-source", header)
+        raise invalid_argument("The version id is empty.", "x-oss-copy-source", header, ec="0016-00000305")
+    if parameters.keys() - {"versionId"}:
+        raise invalid_argument("Only versionId is allowed.", "x-oss-copy-source", header, ec="0016-00000304")
     return Resource(bucket, key), version_id
 
 
-_MAX_DIGITS = 19  # of a 64-bit number
+_MAX_NUMBER = 2**63 - 1  # also the largest that SQLite knows
+_MAX_DIGITS = len(str(_MAX_NUMBER))
 
 
 def whole_number(text: str) -> int | None:
-    """The number that `text` writes in ASCII digits, None for any other text and for more than 64 bits."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
+    """The number that `text` writes in ASCII digits, None for any other text and for more than 63 bits."""
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
+    return number if number is not None and number <= _MAX_NUMBER else None
+
+
+_NO_HEADER = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def header_value(name: str, value: str) -> str:
+    """`value`, which will be sent as a header. Raises InvalidArgument where it has a character that none can have."""
+    if _NO_HEADER.search(value):
+        raise invalid_argument("It is not the value of a header.", name, value)
+    return value
 
 
 def encode_path(path: str) -> str:
@@ -159,6 +177,7 @@ def child_text(node: Element, name: str, default: str | None = None) -> str:
 
 
 COPY_PREFIX = "x-oss-copy-source-"
+CONDITIONS = frozenset({"if-match", "if-none-match", "if-modified-since", "if-unmodified-since"})
 
 
 def check_preconditions(headers: dict[str, str], stored: StoredObject, *, prefix: str = "") -> bool:
@@ -187,9 +206,17 @@ def _time(header: str | None) -> float | None:
     if header is None:
         return None
     try:
-        return parsedate_to_datetime(header).timestamp()
+        return parse_time(header)
     except ValueError:
         return None
+
+
+def parse_time(header: str) -> float:
+    """Unix seconds of a date in a header. Raises ValueError for what is no date."""
+    try:
+        return parsedate_to_datetime(header).timestamp()
+    except OverflowError as error:  # a year of twenty digits
+        raise ValueError(header) from error
 
 
 _RANGE = re.compile(rf"bytes=(\d{{0,{_MAX_DIGITS}}})-(\d{{0,{_MAX_DIGITS}}})", re.ASCII)

@@ -107,19 +107,18 @@ async def _send_faulty(
     length = reply.source.length if reply.source else len(reply.body)
     if isinstance(action, faults.Truncate) and action.quietly:
         length = min(length, action.after_bytes)
+    first = await reply.source.read() if reply.source else reply.body  # a disk error comes before the headers
     response = await _begin(request, reply, length)
-    async for data in _faulty_chunks(request, _chunks(reply), action):
+    async for data in _faulty_chunks(request, _chunks(reply, first), action):
         await response.write(data)
         record.bytes += len(data)
     await response.write_eof()
     return response
 
 
-async def _chunks(reply: Reply) -> AsyncIterator[bytes]:
-    if reply.source is None:
-        yield reply.body
-        return
-    while data := await reply.source.read():
+async def _chunks(reply: Reply, first: bytes) -> AsyncIterator[bytes]:
+    yield first
+    while reply.source and (data := await reply.source.read()):
         yield data
 
 
@@ -141,6 +140,8 @@ async def _faulty_chunks(
             first = False
         return
     cut = action.after_bytes if isinstance(action, (faults.Reset, faults.Truncate, faults.Stall)) else None
+    if cut == 0 and not isinstance(action, faults.Truncate):  # done before the operation
+        cut = None
     async for data in chunks:
         if cut is None or cut > len(data):
             yield data

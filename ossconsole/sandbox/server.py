@@ -19,7 +19,7 @@ import msgspec
 from aiohttp import web
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import open_private
 from ossconsole.sandbox import faults, response
 from ossconsole.sandbox.api import routes
@@ -28,7 +28,7 @@ from ossconsole.sandbox.api.routes import Operation
 from ossconsole.sandbox.control import ControlApi, is_control_request
 from ossconsole.sandbox.keys import Permission, authorise
 from ossconsole.sandbox.records import check_key
-from ossconsole.sandbox.replies import OssError, http_time
+from ossconsole.sandbox.replies import OssError, http_time, invalid_argument
 from ossconsole.sandbox.request import IncomingRequest
 from ossconsole.sandbox.response import RequestRecord
 from ossconsole.sandbox.signature import Verifier
@@ -60,10 +60,16 @@ class RequestLog:
             os.write(self._descriptor, line)
         self._size += len(line)
         if self._size > _MAX_BYTES:
-            with contextlib.suppress(OSError):
-                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-            self.close()
+            self._rotate()
+
+    def _rotate(self) -> None:
+        """Begins a new file. Where none can be opened, the present one is written further."""
+        before = self._descriptor
+        with contextlib.suppress(OSError):
+            self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+        with contextlib.suppress(SettingsError):
             self._open()
+            os.close(before)
 
     def close(self) -> None:
         """Closes the file."""
@@ -109,7 +115,8 @@ class RequestHandler:
             time=time.time(),
             endpoint=kind.value,
             method=request.method,
-            user_agent=request.headers.get("User-Agent", ""),
+            # A lone surrogate, which stands for a byte that is not UTF-8, has no form in JSON.
+            user_agent=request.headers.get("User-Agent", "").encode("utf-8", "replace").decode(),
             request_id=f"{self._id_prefix}{next(self._numbers):012X}",
         )
         try:
@@ -131,6 +138,8 @@ class RequestHandler:
             return error
         if isinstance(error, web.RequestPayloadError):
             return OssError("BadRequest", str(error))
+        if isinstance(error, UnicodeEncodeError):
+            return invalid_argument("A header is not UTF-8.")
         if isinstance(error, OSError | sqlite3.OperationalError):
             return OssError("InternalError", f"The sandbox's disk: {error}.")
         log.error("%s %s failed", request.method, request.path, exc_info=error)

@@ -50,6 +50,8 @@ class Users:
     def close(self) -> None:
         """Releases the lock; a second call does nothing."""
         if self._fd >= 0:
+            # Closing does not release it while a process that was forked from this one lives.
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
             self._fd = -1
 
@@ -135,9 +137,9 @@ class SharedSandbox(RunningSandbox, AbstractContextManager["SharedSandbox"]):
                 if not _served(self.directory) and not self._closed.is_set():
                     self._notify_end()
                     self._wait_until_back()
-        except OSError as error:
+        except (OSError, ConsoleError) as error:
             self.notify(
-                f"The embedded sandbox is no longer watched: {self.directory}: {error.strerror}.",
+                f"The embedded sandbox is no longer watched: {error}",
                 "Restart the command or the console if its requests fail.",
             )
 
@@ -172,7 +174,7 @@ class SharedSandbox(RunningSandbox, AbstractContextManager["SharedSandbox"]):
                 if self._is_back():
                     self.notify(f"The embedded sandbox is running again (pid {self.info.pid}).", "")
                     return
-            except SandboxError as error:
+            except ConsoleError as error:
                 if error.message != reported:
                     reported = error.message
                     self.notify(error.message, error.remedy)
@@ -180,7 +182,7 @@ class SharedSandbox(RunningSandbox, AbstractContextManager["SharedSandbox"]):
             pause_s = min(_LAST_PAUSE_S, pause_s * 2)
 
     def _is_back(self) -> bool:
-        """Raises SandboxError where it cannot be started, or answers on another port."""
+        """Raises ConsoleError where it cannot be started, or answers on another port."""
         process = None
         found = _running(self.directory)
         if found is None and self.info.shared and not _served(self.directory):

@@ -8,17 +8,17 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
 from ossconsole.sandbox.keys import AccessKey, KeyRing
 from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
-from ossconsole.sandbox.request import IncomingRequest, Resource, encode_path, encode_query, whole_number
+from ossconsole.sandbox.request import IncomingRequest, Resource, encode_path, encode_query, parse_time, whole_number
 
 ALGORITHM = "OSS4-HMAC-SHA256"
 MAX_SKEW_S = 900
 _MAX_PRESIGN_S = 604_800
 _REQUEST = "aliyun_v4_request"
+_PAYLOAD = "UNSIGNED-PAYLOAD"
 # The parameters that a version 1 signature covers, as oss2 2.19.1 and ali-oss sign them.
 _V1_SIGNED_NAMES = """
     accessPoint accessPointPolicy acl append asyncFetch bucketArchiveDirectRead bucketInfo callback callback-var
@@ -151,6 +151,9 @@ def _header_claim_v4(request: IncomingRequest, authorization: str) -> _Claim:
     fields = {name: value for name, _, value in parts}
     if "Credential" not in fields or "Signature" not in fields:
         raise invalid_argument("The authorization header lacks a field.", "Authorization", "", ec="0002-00000202")
+    payload = request.headers.get("x-oss-content-sha256", _PAYLOAD)
+    if payload != _PAYLOAD:
+        raise invalid_argument(f"It must be {_PAYLOAD}.", "x-oss-content-sha256", payload, ec="0002-00000214")
     return _claim_v4(
         credential=fields["Credential"],
         signature=fields["Signature"],
@@ -207,7 +210,7 @@ def _header_claim_v1(request: IncomingRequest, authorization: str) -> _Claim:
     access_key_id, _, signature = authorization[4:].strip().partition(":")
     date = request.headers.get("x-oss-date") or request.headers.get("date", "")
     try:
-        signed_at = parsedate_to_datetime(date).timestamp()
+        signed_at = parse_time(date)
     except ValueError as error:
         raise OssError("AccessDenied", "OSS authentication requires a valid Date.") from error
     return _Claim(access_key_id, signature, signed_at, None, request.headers.get("x-oss-security-token", ""), date)
@@ -234,8 +237,7 @@ def _canonical_tail(request: IncomingRequest, additional: str) -> str:
     )
     lines = [f"{name}:{value.strip()}\n" for name, value in signed]
     query = {name: value for name, value in request.query.items() if name != "x-oss-signature"}
-    payload = request.headers.get("x-oss-content-sha256", "UNSIGNED-PAYLOAD")
-    return f"{encode_query(query)}\n{''.join(lines)}\n{';'.join(sorted(extra))}\n{payload}"
+    return f"{encode_query(query)}\n{''.join(lines)}\n{';'.join(sorted(extra))}\n{_PAYLOAD}"
 
 
 @lru_cache(maxsize=64)

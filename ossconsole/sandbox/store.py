@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import itertools
 import logging
+import os
 import secrets
 import sqlite3
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from ossconsole.config.files import is_damage, set_aside, unwritable
+from ossconsole.config.files import READ_WRITE, is_damage, open_private, set_aside, unwritable
 from ossconsole.sandbox.blobs import BLOBS_NAME, LARGE_BLOBS_NAME, BlobStore, BlobWriter
 from ossconsole.sandbox.index import Index
 from ossconsole.sandbox.records import Attributes, Blob, Bucket, Part, Retention, StoredObject, Upload
@@ -25,8 +26,11 @@ from ossconsole.sandbox.versions import NULL_ID, check_version_id
 log = logging.getLogger(__name__)
 
 INDEX_NAME = "index.sqlite"
+# Also a deletion writes: on a full disk it gets the space of this file.
+RESERVE_NAME, _RESERVE_BYTES = "reserve", 1 << 20
 MAX_BUCKETS = 100
 MIN_PART_BYTES = 102_400
+MAX_APPENDED_BYTES = 5 << 30  # "The final size of an object created using AppendObject cannot exceed 5 GB."
 ARCHIVE_CLASSES = frozenset({"Archive", "ColdArchive", "DeepColdArchive"})
 
 
@@ -54,6 +58,11 @@ class SandboxStore:
             self.blobs = opened.enter_context(contextlib.closing(BlobStore(directory)))
             self.index = opened.enter_context(contextlib.closing(Index(directory / INDEX_NAME)))
             self._drop(self.blobs.all() - self.index.blob_ids())
+            self._reserve = directory / RESERVE_NAME
+            descriptor = open_private(self._reserve, READ_WRITE)
+            with contextlib.suppress(OSError):  # the disk is full already
+                os.posix_fallocate(descriptor, 0, _RESERVE_BYTES)
+            os.close(descriptor)
             self.buckets = {bucket.name: bucket for bucket in self.index.buckets()}
             opened.pop_all()
 
@@ -156,10 +165,10 @@ class SandboxStore:
     def append(self, bucket: str, key: str, position: int, data: BlobWriter, attributes: Attributes) -> StoredObject:
         """Appends `data` to an appendable object, or creates one.
 
-        Raises PositionNotEqualToLength, ObjectNotAppendable.
+        Raises PositionNotEqualToLength, ObjectNotAppendable, EntityTooLarge (its code is UNVERIFIED).
         """
         try:
-            found = self._appendable(bucket, key, position)
+            found = self._appendable(bucket, key, position, data.size)
         except BaseException:
             data.discard()
             raise
@@ -175,8 +184,8 @@ class SandboxStore:
         self._put(bucket, stored)
         return stored
 
-    def _appendable(self, bucket: str, key: str, position: int) -> StoredObject | None:
-        """The object that bytes may be appended to at `position`, None for a new one."""
+    def _appendable(self, bucket: str, key: str, position: int, size: int) -> StoredObject | None:
+        """The object that `size` bytes may be appended to at `position`, None for a new one."""
         self.bucket(bucket)
         self._check_mutable(bucket, key)
         found = self.index.get(bucket, key)
@@ -189,6 +198,8 @@ class SandboxStore:
                 fields={"ObjectName": key},
                 headers={"x-oss-next-append-position": str(length)},
             )
+        if length + size > MAX_APPENDED_BYTES:
+            raise OssError("EntityTooLarge", fields={"MaxSizeAllowed": str(MAX_APPENDED_BYTES)})
         return found
 
     def delete(self, bucket: str, keys: Iterable[str]) -> None:
@@ -197,7 +208,7 @@ class SandboxStore:
         names = list(keys)
         for key in names:
             self._check_mutable(bucket, key)
-        self._drop(self.index.delete(bucket, names, self._clock()))
+        self._drop(self._with_reserve(lambda: self.index.delete(bucket, names, self._clock())))
 
     def delete_version(self, bucket: str, key: str, version_id: str) -> bool:
         """Deletes a version permanently; True when it was a delete marker. One that does not exist is no error.
@@ -213,7 +224,7 @@ class SandboxStore:
             check_version_id(version_id)
             return False
         self._check_mutable(bucket, key)
-        self._drop(self.index.delete_version(bucket, key, version_id))
+        self._drop(self._with_reserve(lambda: self.index.delete_version(bucket, key, version_id)))
         return found.is_marker
 
     def archived(self, stored: StoredObject) -> bool:
@@ -309,7 +320,7 @@ class SandboxStore:
     def abort(self, bucket: str, key: str, upload_id: str) -> None:
         """Raises NoSuchUpload, also while the upload is being completed."""
         self._check_open(upload_id)
-        self._drop(self.index.delete_upload(bucket, key, upload_id))
+        self._drop(self._with_reserve(lambda: self.index.delete_upload(bucket, key, upload_id)))
 
     def _check_open(self, upload_id: str) -> None:
         """Raises NoSuchUpload for an upload that is being completed: its parts are being read."""
@@ -327,6 +338,14 @@ class SandboxStore:
                 self._drop([stored.blob])
             raise
         self._drop(dropped)
+
+    def _with_reserve(self, deletion: Callable[[], list[str]]) -> list[str]:
+        """The blobs that the deletion drops. Where it fails (a full disk), it is done again without the reserve."""
+        try:
+            return deletion()
+        except sqlite3.OperationalError:
+            self._reserve.unlink(missing_ok=True)
+            return deletion()
 
     def _drop(self, blob_ids: Iterable[str]) -> None:
         """Removes blobs that no row names. The change has taken effect: a full disk must not make it an error."""

@@ -36,10 +36,10 @@ _MARKER = ""  # the type of a delete marker
 _decode = msgspec.json.Decoder(StoredObject).decode
 
 
-def check_version_id(version_id: str) -> None:
+def check_version_id(version_id: str, name: str = "versionId", *, ec: str = "") -> None:
     """Raises InvalidArgument for what is no version id."""
     if not _VERSION_ID.fullmatch(version_id):
-        raise invalid_argument("The version id is not valid.", "versionId", version_id)
+        raise invalid_argument("The version id is not valid.", name, version_id, ec=ec)
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -78,8 +78,12 @@ class Versions:
         db.executescript(_SCHEMA)
         if "details" not in {row[1] for row in db.execute("PRAGMA table_info(versions)")}:
             db.execute(_ADD_DETAILS)
-        self._enabled = {row[0] for row in db.execute("SELECT bucket FROM versioned")}
-        self._suspended = {row[0] for row in db.execute("SELECT bucket FROM suspended")}
+        self.load()
+
+    def load(self) -> None:
+        """Reads which buckets have versioning."""
+        self._enabled = {row[0] for row in self._db.execute("SELECT bucket FROM versioned")}
+        self._suspended = {row[0] for row in self._db.execute("SELECT bucket FROM suspended")}
 
     def kept(self, bucket: str) -> bool:
         """Whether versioning was ever enabled for the bucket: its objects have version ids, also while suspended."""
@@ -91,28 +95,22 @@ class Versions:
             return None
         return "Suspended" if bucket in self._suspended else "Enabled"
 
-    def enable(self, bucket: str, objects: Iterable[StoredObject]) -> None:
-        """Enables versioning; `objects` are those that the bucket has already."""
-        if bucket in self._suspended:
-            self._db.execute("DELETE FROM suspended WHERE bucket = ?", (bucket,))
-            self._suspended.discard(bucket)
-        if bucket in self._enabled:
-            return
-        self._db.execute("INSERT INTO versioned VALUES (?)", (bucket,))
+    def set(self, bucket: str, objects: Iterable[StoredObject], *, suspended: bool) -> None:
+        """Enables or suspends versioning (see `load`): what is written while it is suspended has the version id `null`.
+
+        `objects` are those that the bucket has already when it gets versioning.
+        """
+        self._db.execute("INSERT OR IGNORE INTO versioned VALUES (?)", (bucket,))
+        self._db.execute("DELETE FROM suspended WHERE bucket = ?", (bucket,))
+        if suspended:
+            self._db.execute("INSERT INTO suspended VALUES (?)", (bucket,))
         for stored in objects:
             self._insert(bucket, stored, NULL_ID)
-        self._enabled.add(bucket)
-
-    def suspend(self, bucket: str) -> None:
-        """Suspends versioning: what is written from now on has the version id `null`."""
-        self._db.execute("INSERT OR IGNORE INTO suspended VALUES (?)", (bucket,))
-        self._suspended.add(bucket)
 
     def drop(self, bucket: str) -> None:
-        """Forgets the setting of a deleted bucket."""
-        for table, known in (("versioned", self._enabled), ("suspended", self._suspended)):
-            self._db.execute(f"DELETE FROM {table} WHERE bucket = ?", (bucket,))  # noqa: S608
-            known.discard(bucket)
+        """Forgets the setting of a deleted bucket (see `load`)."""
+        self._db.execute("DELETE FROM versioned WHERE bucket = ?", (bucket,))
+        self._db.execute("DELETE FROM suspended WHERE bucket = ?", (bucket,))
 
     def add(self, bucket: str, stored: StoredObject) -> list[str]:
         """Adds the newest version of an object; returns the blobs of the version that it replaces."""
@@ -127,10 +125,15 @@ class Versions:
         return dropped
 
     def _next_id(self, bucket: str, key: str) -> tuple[str, list[str]]:
-        """The id of the version to add; while versioning is suspended it replaces the one called `null`."""
-        if bucket not in self._suspended:
-            return secrets.token_hex(16), []
-        return NULL_ID, self.remove(bucket, key, NULL_ID)
+        """The id of the version to add; while versioning is suspended it replaces the one called `null`.
+
+        It begins with the row's number, so that a list continues after a version that was deleted meanwhile.
+        """
+        if bucket in self._suspended:
+            return NULL_ID, self.remove(bucket, key, NULL_ID)
+        query = "SELECT 1 + ifnull(max(number), 0) FROM versions WHERE bucket = ? AND key = ?"
+        (number,) = self._db.execute(query, (bucket, key.encode())).fetchone()
+        return f"{number:08x}{secrets.token_hex(12)}", []
 
     def _insert(self, bucket: str, stored: StoredObject, version_id: str) -> None:
         kind, storage_class = stored.type, stored.attributes.storage_class
@@ -183,7 +186,7 @@ class Versions:
         after = key_marker.encode()
         known = "SELECT number FROM versions WHERE bucket = ? AND key = ? AND id = ?"
         row = self._db.execute(known, (bucket, after, id_marker)).fetchone()
-        below = row[0] if row else 0
+        below = row[0] if row else _number(id_marker)
         raw_prefix = prefix.encode()
         query = (
             f"SELECT {_COLUMNS} "
@@ -193,6 +196,11 @@ class Versions:
         end = after_all(raw_prefix) or b"\xff"
         rows = self._db.execute(query, (bucket, max(start, raw_prefix), end, after, after, below, limit))
         return [_version(row) for row in rows]
+
+
+def _number(version_id: str) -> int:
+    """The number of the row that had this id."""
+    return int(version_id[:8], 16) if version_id not in {"", NULL_ID} else 0
 
 
 def _version(row: tuple[Any, ...]) -> Version:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import os
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -222,6 +223,19 @@ def test_a_stall_ends_after_its_time(info: SandboxInfo, arm: Arm, key: str) -> N
     assert call(info, "GET", key).body == DATA
 
 
+@pytest.mark.parametrize("action", [faults.Stall(), faults.Reset()])
+def test_what_happened_before_the_operation_does_not_happen_again(action: faults.Action) -> None:
+    """A stall before the operation stalled the reply as well: it lasted twice its time."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"data"
+
+    async def sent() -> list[bytes]:
+        return [data async for data in response._faulty_chunks(MagicMock(), chunks(), action)]
+
+    assert asyncio.run(asyncio.wait_for(sent(), 5)) == [b"data"]
+
+
 def test_malformed_listing(info: SandboxInfo, control: SandboxControl, key: str) -> None:
     control.set_faults(FaultPlan(rules=[Rule(action=faults.MalformedListing(), operation="ListObjects", times=1)]))
     with pytest.raises(ET.ParseError):
@@ -320,6 +334,19 @@ def test_faults_leave_no_descriptors_behind(
             with contextlib.suppress(OSError, http.client.HTTPException):
                 call(info, method, key, body=DATA if method == "PUT" else None)
     wait_until(lambda: process.num_fds() <= before)
+
+
+def test_a_disk_error_is_no_part_of_a_slow_reply(
+    sandbox: SandboxProcess, info: SandboxInfo, arm: Arm, key: str, prefix: str
+) -> None:
+    """It came after the headers: the error reply arrived as bytes of the object."""
+    before = set((sandbox.directory / "blobs").iterdir())
+    assert call(info, "PUT", f"{prefix}short", body=DATA).status == 200
+    (blob,) = set((sandbox.directory / "blobs").iterdir()) - before
+    os.truncate(blob, 1000)
+    arm(faults.Slow(bytes_per_s=1e9))
+    assert call(info, "GET", f"{prefix}short").code == "InternalError"
+    assert call(info, "GET", key).body == DATA
 
 
 def test_a_stalled_request_does_not_hold_up_the_end(tmp_path: Path) -> None:

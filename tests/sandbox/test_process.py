@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -19,8 +21,11 @@ import pytest
 from ossconsole.config.credentials import Secret
 from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import SettingsError
+from ossconsole.sandbox import process, server
 from ossconsole.sandbox.blobs import INLINE_BYTES
 from ossconsole.sandbox.process import SandboxError, SandboxInfo, SandboxProcess
+from ossconsole.sandbox.response import RequestRecord
+from ossconsole.sandbox.server import RequestLog
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.wire import Signer, call, send, wait_until
 from tests.sandboxed import read_log
@@ -88,6 +93,24 @@ def test_request_log(sandbox: SandboxProcess) -> None:
     assert (missed.status, missed.code) == (404, "NoSuchKey")
 
 
+def test_a_log_that_cannot_begin_a_new_file_continues_in_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptor was closed and still written to, when it could have been that of an object."""
+    record = RequestRecord(time=1.0, endpoint="standard", method="GET", user_agent="", request_id="1")
+    monkeypatch.setattr(server, "_MAX_BYTES", 1)
+    log = RequestLog(tmp_path / "log")
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "open_private", Mock(side_effect=SettingsError("too many open files")))
+        log.write(record)
+        log.write(record)
+    assert len(list(read_log(tmp_path / "log.1"))) == 2
+    log.write(record)
+    log.write(record)
+    log.close()
+    assert len(list(read_log(tmp_path / "log.1"))) == 1
+
+
 def test_port_taken(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.2", 0))
@@ -133,6 +156,12 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="cannot be created"):
         SandboxProcess.start(tmp_path / "file" / "below")
+
+
+def test_a_start_that_fails_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log ends with old lines then: the new ones have no room."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Mock(free=0))
+    assert process._log_remedy(tmp_path).startswith("The disk is full. Free space on its disk")
 
 
 def test_stop_twice(tmp_path: Path) -> None:

@@ -9,15 +9,19 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from ossconsole.config.credentials import Secret
+from ossconsole.config.errors import SettingsError
 from ossconsole.sandbox import shared
-from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, SandboxError, SandboxProcess
-from ossconsole.sandbox.shared import SharedSandbox
+from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, SandboxError, SandboxInfo, SandboxProcess
+from ossconsole.sandbox.shared import SharedSandbox, Users
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.wire import wait_until
 
@@ -96,6 +100,27 @@ def test_many_simultaneous_users_get_one_server(tmp_path: Path) -> None:
     wait_until(lambda: not servers(tmp_path))
 
 
+def test_a_forked_process_keeps_nobody_out(tmp_path: Path) -> None:
+    """It shares the lock of its parent, such as the workers of a DataLoader: nobody could join until it ended."""
+    users = Users(tmp_path)
+    assert users.join()
+    waiting, end = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(end)
+        os.read(waiting, 1)
+        os._exit(0)
+    assert users.leave()
+    users.close()
+    later = Users(tmp_path)
+    joined = later.join()
+    os.close(end)
+    os.close(waiting)
+    os.waitpid(child, 0)
+    later.close()
+    assert joined
+
+
 def test_a_server_started_by_the_user_is_used_and_not_ended(tmp_path: Path) -> None:
     with SandboxProcess.start(tmp_path, unshaped=True) as alone:
         with SharedSandbox.open(tmp_path) as guest:
@@ -170,6 +195,45 @@ def test_a_server_started_by_the_user_is_named_and_not_restarted(tmp_path: Path)
         with SandboxProcess.start(tmp_path, port=alone.info.port, unshaped=True) as again:
             wait_until(lambda: len(told.messages) == 2)
             assert f"(pid {again.pid})" in told.messages[1]
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SharedSandbox]:
+    """A shared sandbox without a process, whose watch starts with the first change of `shared`."""
+    monkeypatch.setattr(shared, "_WATCH_S", 0.01)
+    monkeypatch.setattr(shared, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(shared, "_served", lambda _: True)
+    info = SandboxInfo(
+        bucket="127",
+        region="cn-sandbox",
+        endpoints={},
+        path_style_endpoint="http://127.0.0.1:1",
+        access_key_id="",
+        access_key_secret=Secret(""),
+        shared=True,
+    )
+    with SharedSandbox(info, tmp_path, Users(tmp_path), None) as sandbox:
+        yield sandbox
+
+
+def test_a_folder_that_cannot_be_opened_is_reported(watched: SharedSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watching thread ended with a traceback on the screen."""
+    told = Told(watched)
+    monkeypatch.setattr(shared, "_served", Mock(side_effect=SettingsError("too many open files", remedy="Close some.")))
+    wait_until(lambda: bool(told.messages))
+    assert told.messages == ["The embedded sandbox is no longer watched: too many open files Close some."]
+
+
+def test_a_restart_that_the_folder_refuses_is_tried_again(
+    watched: SharedSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told(watched)
+    refused = SettingsError("its log cannot be written")
+    monkeypatch.setattr(shared, "_start", Mock(side_effect=[refused, refused, (watched.info, None)]))
+    monkeypatch.setattr(shared, "_served", lambda _: False)
+    wait_until(lambda: len(told.messages) >= 3)
+    assert told.messages[1] == "its log cannot be written"
+    assert "running again" in told.messages[2]
 
 
 def test_a_port_in_use_by_another_program_is_reported(tmp_path: Path) -> None:

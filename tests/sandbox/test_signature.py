@@ -83,6 +83,15 @@ def test_both_signature_versions_of_oss2(info: SandboxInfo, prefix: str) -> None
             assert bucket.get_object_with_url(url).read() == b"text"
 
 
+def test_the_payload_is_never_signed(tmp_path: Path) -> None:
+    """0002-00000214: the only value of x-oss-content-sha256. A client that signs its payload failed on OSS alone."""
+    request = vector(_VECTOR_SIGNATURE)
+    request.headers["x-oss-content-sha256"] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    with pytest.raises(OssError) as caught:
+        verifier(tmp_path).check(request, [Resource("bucket", "1234+-/123/1.txt")], _VECTOR_TIME)
+    assert (caught.value.code, caught.value.ec) == ("InvalidArgument", "0002-00000214")
+
+
 def test_additional_headers_in_both_spellings(info: SandboxInfo, prefix: str) -> None:
     host = info.path_style_endpoint.removeprefix("http://")
     resource = f"/{info.bucket}/{prefix}x"

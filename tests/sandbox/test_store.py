@@ -22,7 +22,7 @@ from ossconsole.sandbox.blobs import INLINE_BYTES, BlobStore, BlobWriter
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from ossconsole.sandbox.records import Attributes, Blob, StoredObject
 from ossconsole.sandbox.replies import OssError
-from ossconsole.sandbox.store import SandboxStore
+from ossconsole.sandbox.store import RESERVE_NAME, SandboxStore
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.test_objects import crc64
 from tests.sandbox.wire import call, wait_until
@@ -146,6 +146,16 @@ def test_appending_does_not_reach_copies_and_open_readers(store: SandboxStore, f
     assert len(store.blobs.all()) == 2
 
 
+@pytest.mark.parametrize("data", [SMALL, LARGE])
+def test_appending_ends_at_five_gigabytes(store: SandboxStore, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AppendObject: "The final size of an object created using AppendObject cannot exceed 5 GB."."""
+    monkeypatch.setattr("ossconsole.sandbox.store.MAX_APPENDED_BYTES", len(data))
+    store.append("127", "x", 0, writer_of(store, data), Attributes())
+    with pytest.raises(OssError, match="EntityTooLarge"):
+        store.append("127", "x", len(data), writer_of(store, data), Attributes())
+    assert store.blobs.all() == {store.get("127", "x").blob}
+
+
 def test_writers_that_are_discarded_leave_nothing(store: SandboxStore) -> None:
     for data in (SMALL, LARGE):
         writer = store.blobs.writer()
@@ -167,11 +177,11 @@ def test_a_refused_write_leaves_no_blob(store: SandboxStore, data: bytes) -> Non
 
 
 class FullDisk:
-    """A database whose disk is full whenever a row of `tables` is written."""
+    """A database whose disk is full for the statements that begin with one of `writes`."""
 
-    def __init__(self, database: sqlite3.Connection, *tables: str) -> None:
+    def __init__(self, database: sqlite3.Connection, *writes: str) -> None:
         self._database = database
-        self._writes = tuple(f"REPLACE INTO {table}" for table in tables)
+        self._writes = writes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)
@@ -191,7 +201,7 @@ def test_a_write_that_fails_leaves_no_blob_and_loses_none(
     part = store.put_part("127", "x", upload.id, 1, blob_of(store, data))
     appended = store.append("127", "appended", 0, writer_of(store, data), Attributes())
     before = store.blobs.all()
-    monkeypatch.setattr(store.index, "_db", FullDisk(store.index._db, "objects", "parts"))
+    monkeypatch.setattr(store.index, "_db", FullDisk(store.index._db, "REPLACE INTO objects", "REPLACE INTO parts"))
     for write in (
         lambda: store.put("127", "x", blob_of(store, data), Attributes()),
         lambda: store.copy(appended, "127", "x", Attributes()),
@@ -204,6 +214,23 @@ def test_a_write_that_fails_leaves_no_blob_and_loses_none(
             write()
         assert store.blobs.all() == before
     assert content(store, "appended") == data
+
+
+def test_a_change_of_a_bucket_that_fails_leaves_it_as_it_was(store: SandboxStore, tmp_path: Path) -> None:
+    """Half of it remained: versions in a bucket without versioning, and the rules of a bucket that was deleted."""
+    store.index.set_rule("127", "encryption", b"{}")
+    whole, store.index._db = store.index._db, FullDisk(store.index._db, "COMMIT")  # type: ignore[assignment]
+    with pytest.raises(sqlite3.OperationalError):
+        store.index.set_versioning("127")
+    with pytest.raises(sqlite3.OperationalError):
+        store.delete_bucket("127")
+    store.index._db = whole
+    assert store.index.versions.status("127") is None
+    store.close()
+    with closing(SandboxStore(tmp_path)) as reopened:
+        assert reopened.index.rule("127", "encryption") == b"{}"
+        reopened.delete_bucket("127")
+        assert reopened.index.rule("127", "encryption") is None
 
 
 @pytest.mark.parametrize("data", [SMALL, LARGE])
@@ -244,6 +271,26 @@ def test_a_change_that_took_effect_is_no_error_where_the_old_bytes_cannot_be_rem
             assert content(reopened, "x") == b"after"
     with closing(SandboxStore(tmp_path)) as reopened:
         assert len(reopened.blobs.all()) == 1
+
+
+def test_objects_are_deleted_on_a_full_disk(store: SandboxStore, tmp_path: Path) -> None:
+    """The deletion itself needs space. Without the reserve nobody could make room for anything."""
+
+    class Full(FullDisk):
+        def execute(self, query: str, *values: Any) -> sqlite3.Cursor:
+            if query.startswith("DELETE") and (tmp_path / RESERVE_NAME).exists():
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().execute(query, *values)
+
+    assert (tmp_path / RESERVE_NAME).stat().st_size == 1 << 20
+    store.put("127", "x", blob_of(store, b"data"), Attributes())
+    store.index._db = Full(store.index._db)  # type: ignore[assignment]
+    store.delete("127", ["x"])
+    assert store.index.get("127", "x") is None
+    assert store.blobs.all() == set()
+    store.close()
+    with closing(SandboxStore(tmp_path)):
+        assert (tmp_path / RESERVE_NAME).exists()
 
 
 def test_blobs_that_nothing_names_are_swept_at_the_start(store: SandboxStore, tmp_path: Path) -> None:
@@ -294,10 +341,10 @@ def test_a_part_that_is_sent_again_during_the_completion_is_refused(store: Sandb
 @pytest.mark.parametrize("suspended", [False, True])
 def test_appending_makes_no_previous_version(store: SandboxStore, first: bytes, suspended: bool) -> None:
     """ "OSS does not create previous versions for this Appendable object." (AppendObject, Versioning)"""
-    store.index.enable_versioning("127")
+    store.index.set_versioning("127")
     store.append("127", "x", 0, writer_of(store, first), Attributes())
     if suspended:
-        store.index.suspend_versioning("127")
+        store.index.set_versioning("127", suspended=True)
     after = store.append("127", "x", len(first), writer_of(store, SMALL), Attributes())
     (version,) = store.index.versions.list("127", prefix="", start=b"", key_marker="", id_marker="", limit=10)
     assert version.stored() == after == store.get("127", "x")

@@ -75,6 +75,57 @@ def test_a_batch_delete_needs_its_digest_and_versions_that_are_named(info: Sandb
     assert call(info, "DELETE", f"{prefix}x", query={"versionId": ""}).code == "InvalidArgument"
 
 
+@pytest.mark.parametrize("header", ["If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"])
+def test_a_put_has_no_conditions(info: SandboxInfo, prefix: str, header: str) -> None:
+    """0017-00000245. They were ignored: the object was overwritten."""
+    answer = call(info, "PUT", f"{prefix}x", headers={header: "*"}, body=b"data")
+    assert (answer.status, answer.code, answer.headers["x-oss-ec"]) == (400, "NotImplemented", "0017-00000245")
+    assert call(info, "HEAD", f"{prefix}x").status == 404
+
+
+@pytest.mark.parametrize(("parameter", "ec"), [("unknown=xxx", "0016-00000304"), ("versionId=", "0016-00000305")])
+def test_a_copy_source_has_a_version_at_most(info: SandboxInfo, prefix: str, parameter: str, ec: str) -> None:
+    source = {"x-oss-copy-source": f"/127/{prefix}x?{parameter}".replace("%", "%25")}
+    assert call(info, "PUT", f"{prefix}x", body=b"data").status == 200
+    answer = call(info, "PUT", f"{prefix}copy", headers=source)
+    assert (answer.status, answer.code, answer.headers["x-oss-ec"]) == (400, "InvalidArgument", ec)
+
+
+def test_all_parts_and_a_list_of_parts(bucket: Any, info: SandboxInfo, prefix: str) -> None:
+    """0042-00000216: with x-oss-complete-all there must be no body."""
+    key = f"{prefix}x"
+    upload = bucket.init_multipart_upload(key).upload_id
+    bucket.upload_part(key, upload, 1, b"part")
+    everything, query = {"x-oss-complete-all": "yes"}, {"uploadId": upload}
+    answer = call(info, "POST", key, query=query, headers=everything, body=b"<CompleteMultipartUpload/>")
+    assert (answer.status, answer.headers["x-oss-ec"]) == (400, "0042-00000216")
+    assert call(info, "POST", key, query=query, headers=everything).status == 200
+
+
+def test_an_anonymous_copy_of_a_private_object(info: SandboxInfo, prefix: str) -> None:
+    """CopyObject: "you must have read permission on the source object". Anyone could copy it into a public bucket."""
+    key, name = f"{prefix}secret", "anonymous-copy"
+    assert call(info, "PUT", key, body=b"data").status == 200
+    assert call(info, "PUT", bucket=name, headers={"x-oss-acl": "public-read-write"}).status == 200
+    source = {"x-oss-copy-source": f"/127/{key}".replace("%", "%25")}
+    answer = send(info.path_style_endpoint, "PUT", f"/{name}/copy", headers=source, body=b"")
+    assert (answer.status, answer.code) == (403, "AccessDenied")
+    assert call(info, "DELETE", bucket=name).status == 204
+
+
+def test_a_bucket_that_exists(info: SandboxInfo) -> None:
+    """409 "Cannot modify existing bucket's storage class" (doc-detail/185809), and the pages of PutBucketAcl."""
+    name, acl = "exists", {"x-oss-acl": "public-read"}
+    assert call(info, "PUT", bucket=name, query={"acl": ""}, headers=acl).status == 200  # it creates the bucket
+    body = "<CreateBucketConfiguration><StorageClass>{}</StorageClass></CreateBucketConfiguration>"
+    answer = call(info, "PUT", bucket=name, body=body.format("IA").encode())
+    assert (answer.status, answer.code) == (409, "BucketAlreadyExists")
+    assert call(info, "PUT", bucket=name, body=body.format("Standard").encode()).status == 200
+    assert call(info, "PUT", bucket=name, query={"acl": ""}).status == 200
+    assert b"<Grant>public-read</Grant>" in call(info, "GET", bucket=name, query={"acl": ""}).body
+    assert call(info, "DELETE", bucket=name).status == 204
+
+
 def test_the_largest_copy() -> None:
     """copyobject, uploadpartcopy: without a limit where nothing changes in a bucket, 5 GB, or 1 GB with a change."""
     plain, encrypted = Attributes(), Attributes(encryption={"x-oss-server-side-encryption": "AES256"})
@@ -109,7 +160,8 @@ def test_numbers_of_thousands_of_digits(bucket: Any, info: SandboxInfo, prefix: 
     part = f"<Part><PartNumber>{digits}</PartNumber><ETag>0</ETag></Part>"
     body = f"<CompleteMultipartUpload>{part}</CompleteMultipartUpload>".encode()
     assert call(info, "POST", key, query={"uploadId": upload}, body=body).code == "MalformedXML"
-    for query in ({"max-keys": digits}, {"uploadId": upload, "part-number-marker": digits}):
+    markers = [{"uploadId": upload, "part-number-marker": number} for number in (digits, "9" * 19)]
+    for query in ({"max-keys": digits}, *markers):
         answer = call(info, "GET", key if "uploadId" in query else "", query=query)
         assert (answer.status, answer.code) == (400, "InvalidArgument"), list(query)
     assert call(info, "POST", key, query={"append": "", "position": digits}, body=b"").code == "InvalidArgument"
@@ -121,6 +173,58 @@ def test_numbers_of_thousands_of_digits(bucket: Any, info: SandboxInfo, prefix: 
 def test_numbers_are_ascii_digits(text: str) -> None:
     assert whole_number(text) is None
     assert not resolve_range(f"bytes={text}-", 10, standard=True).partial
+
+
+def test_the_largest_number() -> None:
+    assert (whole_number(str(2**63 - 1)), whole_number(str(2**63))) == (2**63 - 1, None)
+
+
+def test_bytes_that_are_not_utf8_in_a_header(info: SandboxInfo, prefix: str) -> None:
+    """http.client sends Latin-1. A request with such a user agent was carried out, and answered with an error."""
+    key = f"{prefix}x"
+    assert call(info, "PUT", key, headers={"User-Agent": "caf\xe9"}, body=b"data").status == 200
+    name = "not-utf8"
+    assert call(info, "PUT", bucket=name, headers={"x-oss-acl": "public-read-write"}).status == 200
+    for query, header, value in (
+        ("?symlink", "x-oss-symlink-target", "caf\xe9"),
+        ("", "x-oss-meta-a", "caf\xe9"),
+        ("", "x-oss-copy-source", "/127/caf\xe9"),
+    ):
+        headers = {header: value}
+        answer = send(info.path_style_endpoint, "PUT", f"/{name}/a{query}", headers=headers, body=b"")
+        assert (answer.status, answer.code) == (400, "InvalidArgument"), header
+    assert call(info, "DELETE", bucket=name).status == 204
+
+
+@pytest.mark.parametrize("value", ["a\r\nx-b: c", "a\0b"])
+def test_what_no_header_can_have_is_refused_where_a_reply_would_have_it(
+    info: SandboxInfo, prefix: str, value: str
+) -> None:
+    key = f"{prefix}x"
+    assert call(info, "PUT", key, body=b"data").status == 200
+    assert call(info, "GET", key, query={"response-content-type": value}).code == "InvalidArgument"
+
+
+def test_the_key_of_a_bucket_s_encryption_is_sent_as_a_header(info: SandboxInfo) -> None:
+    name = "encryption-key"
+    assert call(info, "PUT", bucket=name).status == 200
+    body = (
+        "<ServerSideEncryptionRule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>KMS</SSEAlgorithm>"
+        "<KMSMasterKeyID>{}</KMSMasterKeyID></ApplyServerSideEncryptionByDefault></ServerSideEncryptionRule>"
+    )
+    for key, status in (("a\nb", 400), ("\n  a-b\n", 200)):
+        answer = call(info, "PUT", bucket=name, query={"encryption": ""}, body=body.format(key).encode())
+        assert answer.status == status
+    assert call(info, "PUT", "x", bucket=name, body=b"").headers["x-oss-server-side-encryption-key-id"] == "a-b"
+    assert call(info, "DELETE", "x", bucket=name).status == call(info, "DELETE", bucket=name).status == 204
+
+
+def test_a_date_with_a_year_of_twenty_digits_is_none(info: SandboxInfo, prefix: str) -> None:
+    key, date = f"{prefix}x", f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"
+    assert call(info, "PUT", key, body=b"data").status == 200
+    assert call(info, "GET", key, headers={"If-Modified-Since": date}).body == b"data"
+    headers = {"Authorization": f"OSS {info.access_key_id}:x", "Date": date}
+    assert send(info.path_style_endpoint, "GET", "/127/", headers=headers).code == "AccessDenied"
 
 
 def test_a_coded_transfer_is_not_implemented(info: SandboxInfo, prefix: str) -> None:

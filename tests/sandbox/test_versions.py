@@ -15,6 +15,7 @@ from ossconsole.sandbox.records import Attributes
 from ossconsole.sandbox.replies import OssError
 from ossconsole.sandbox.store import SandboxStore
 from tests.sandbox.conftest import make_bucket
+from tests.sandbox.wire import call
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,55 @@ def test_the_list_continues_within_a_key(versioned: Any) -> None:
     assert seen == [("a/b", True, 2), ("a/b", False, 1), ("a/b", False, 0), ("old", True, 6)]
 
 
+def test_the_list_continues_after_versions_that_were_deleted(versioned: Any) -> None:
+    """Deleting page by page left the older versions of the key with which a page ended."""
+    for size in range(1, 6):
+        versioned.put_object("a", b"x" * size)
+    deleted, markers = [], {"key_marker": "", "versionid_marker": ""}
+    while True:
+        page = versioned.list_object_versions(prefix="a", max_keys=2, **markers)
+        for version in page.versions:
+            versioned.delete_object("a", params={"versionId": version.versionid})
+            deleted.append(version.size)
+        if not page.is_truncated:
+            break
+        markers = {"key_marker": page.next_key_marker, "versionid_marker": page.next_versionid_marker}
+    assert deleted == [5, 4, 3, 2, 1]
+
+
+def test_a_copy_names_the_version_of_its_source(versioned: Any) -> None:
+    """uploadpartcopy: the reply has x-oss-copy-source-version-id."""
+    name, header = versioned.bucket_name, "x-oss-copy-source-version-id"
+    version = versioned.put_object("old", b"x").versionid
+    assert versioned.copy_object(name, "old", "copy").headers[header] == version
+    assert versioned.copy_object(name, "old", "old").headers[header] == version
+    upload = versioned.init_multipart_upload("parts").upload_id
+    part = versioned.upload_part_copy(name, "old", None, "parts", upload, 1, params={"versionId": "null"})
+    assert part.headers[header] == "null"
+
+
+def test_a_marker_of_a_list_is_a_version_of_a_key(versioned: Any, process: SandboxProcess) -> None:
+    """0012-00000105 and 0012-00000106."""
+    for query, ec in (
+        ({"key-marker": "old", "version-id-marker": "%*"}, "0012-00000105"),
+        ({"version-id-marker": "null"}, "0012-00000106"),
+    ):
+        answer = call(process.info, "GET", bucket=versioned.bucket_name, query={"versions": "", **query})
+        assert (answer.status, answer.code, answer.headers["x-oss-ec"]) == (400, "InvalidArgument", ec)
+
+
+def test_a_delete_marker_cannot_be_copied(versioned: Any, process: SandboxProcess) -> None:
+    """CopyObject: "If the specified version is a delete marker, OSS returns 404"; UploadPartCopy: 400."""
+    marker = versioned.delete_object("old").versionid
+    name = versioned.bucket_name
+    source = {"x-oss-copy-source": f"/{name}/old?versionId={marker}"}
+    answer = call(process.info, "PUT", "copy", bucket=name, headers=source)
+    assert (answer.status, answer.code) == (404, "NoSuchKey")
+    upload = versioned.init_multipart_upload("copy").upload_id
+    query = {"partNumber": "1", "uploadId": upload}
+    assert call(process.info, "PUT", "copy", bucket=name, query=query, headers=source).status == 400
+
+
 def test_changing_the_acl_makes_no_version(versioned: Any) -> None:
     versioned.put_object_acl("old", oss2.OBJECT_ACL_PRIVATE)
     assert listed(versioned.list_object_versions()) == [("old", True, 6)]
@@ -117,7 +167,7 @@ def test_versions_keep_their_bytes_when_the_folder_is_opened_again(tmp_path: Pat
     writer = store.blobs.writer()
     writer.write(b"first")
     first = store.put("b", "k", writer.finish(), Attributes())
-    store.index.enable_versioning("b")
+    store.index.set_versioning("b")
     store.delete("b", ["k"])
     store.close()
     again = SandboxStore(tmp_path)
@@ -130,7 +180,7 @@ def test_versions_of_an_earlier_release_are_listed_and_deleted(tmp_path: Path) -
     """Its table has no details: the bytes are there, the metadata are not."""
     store = SandboxStore(tmp_path)
     store.create_bucket("b")
-    store.index.enable_versioning("b")
+    store.index.set_versioning("b")
     for _ in range(2):
         store.put("b", "k", store.blobs.writer().finish(), Attributes())
     store.index._db.execute("ALTER TABLE versions DROP COLUMN details")

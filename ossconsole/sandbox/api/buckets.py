@@ -56,24 +56,30 @@ def _described(call: Call, bucket: Bucket) -> list[str]:
 
 
 async def create(call: Call) -> Reply:
-    """PutBucket; for a bucket that exists, only its ACL changes."""
+    """PutBucket; for a bucket that exists, only its ACL changes.
+
+    Raises BucketAlreadyExists for another storage class ("the storage class of an existing bucket cannot be changed").
+    """
     check_bucket(call.bucket)
-    acl = _acl(call)
     existing = call.store.buckets.get(call.bucket)
-    if existing is not None:
-        call.store.put_bucket(msgspec.structs.replace(existing, acl=acl))
-        return Reply(200)
-    storage_class = "Standard"
+    acl = _acl(call, existing)
+    storage_class = existing.storage_class if existing else "Standard"
     if body := await call.xml_body():
-        storage_class = child_text(parse_xml(body, "CreateBucketConfiguration"), "StorageClass", "Standard")
+        storage_class = child_text(parse_xml(body, "CreateBucketConfiguration"), "StorageClass", storage_class)
     if storage_class not in STORAGE_CLASSES:
         raise invalid_argument("No such storage class.", "StorageClass", storage_class)
+    if existing is not None:
+        if storage_class != existing.storage_class:
+            raise OssError("BucketAlreadyExists", "Cannot modify existing bucket's storage class.")
+        call.store.put_bucket(msgspec.structs.replace(existing, acl=acl))
+        return Reply(200)
     call.store.create_bucket(call.bucket, acl=acl, storage_class=storage_class)
     return Reply(200, {"Location": f"/{call.bucket}"})
 
 
-def _acl(call: Call) -> str:
-    acl = call.headers.get("x-oss-acl", "private")
+def _acl(call: Call, existing: Bucket | None) -> str:
+    """The ACL of a request: without one it stays as it is (documented for PutBucketAcl, UNVERIFIED for PutBucket)."""
+    acl = call.headers.get("x-oss-acl") or (existing.acl if existing else "private")
     if acl not in BUCKET_ACLS:
         raise invalid_argument("No such bucket access control exists.", "x-oss-acl", acl)
     return acl
@@ -135,10 +141,8 @@ async def get_acl(call: Call) -> Reply:
 
 
 async def put_acl(call: Call) -> Reply:
-    """PutBucketAcl. Raises InvalidArgument for an unknown ACL."""
-    bucket = call.store.bucket(call.bucket)
-    call.store.put_bucket(msgspec.structs.replace(bucket, acl=_acl(call)))
-    return Reply(200)
+    """PutBucketAcl; it creates a bucket that does not exist. Raises InvalidArgument for an unknown ACL."""
+    return await create(call)
 
 
 async def list_objects(call: Call) -> Reply:

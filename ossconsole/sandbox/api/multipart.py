@@ -11,7 +11,7 @@ from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox.api.call import Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import version_headers
 from ossconsole.sandbox.api.rules import refuse_encryption
-from ossconsole.sandbox.api.writes import attributes_of, copy_source, forbids_overwrite, receive_body
+from ossconsole.sandbox.api.writes import attributes_of, copied_version, copy_source, forbids_overwrite, receive_body
 from ossconsole.sandbox.records import Upload
 from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
 from ossconsole.sandbox.request import child_text, children, parse_xml, whole_number
@@ -55,12 +55,14 @@ async def put_part(call: Call) -> Reply:
 async def copy_part(call: Call) -> Reply:
     """UploadPartCopy: a part from an object, or from a range of it."""
     number, upload, source = _part_number(call), _upload(call), copy_source(call)
+    version = copied_version(call)
     start, length = _copy_span(call.headers.get("x-oss-copy-source-range"), source.size)
     blob = await asyncio.to_thread(call.store.blobs.join, [(source.blob, start, length)])
     part = call.store.put_part(call.bucket, call.object_key, upload.id, number, blob)
     fields = xml.elements(LastModified=iso_time(part.modified), ETag=f'"{blob.md5}"')
     reply = xml_reply(xml.document("CopyPartResult", fields))
     reply.headers |= {"x-oss-hash-crc64ecma": str(blob.crc64), "ETag": f'"{blob.md5}"'}  # oss2 reads this ETag
+    reply.headers |= version
     return reply
 
 
@@ -74,12 +76,18 @@ def _copy_span(header: str | None, size: int) -> tuple[int, int]:
 
 
 async def complete(call: Call) -> Reply:
-    """CompleteMultipartUpload, from the listed parts or, with `x-oss-complete-all: yes`, from all of them."""
+    """CompleteMultipartUpload, from the listed parts or, with `x-oss-complete-all: yes`, from all of them.
+
+    Raises InvalidArgument (UNVERIFIED) for all parts and a list of them (0042-00000216).
+    """
     upload = _upload(call)
     refuse_encryption(call)
     body = await call.xml_body()
     wanted = []
-    if call.headers.get("x-oss-complete-all", "").lower() != "yes":
+    if call.headers.get("x-oss-complete-all", "").lower() == "yes":
+        if body:
+            raise invalid_argument("There must be no body.", "x-oss-complete-all", "yes", ec="0042-00000216")
+    else:
         wanted = [_wanted(node) for node in children(parse_xml(body, "CompleteMultipartUpload"), "Part")]
         if not wanted:
             raise OssError("MalformedXML", "CompleteMultipartUpload names no part.")

@@ -16,7 +16,15 @@ from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox.api.call import OWNER_XML, Call, Reply, xml_reply
 from ossconsole.sandbox.records import Attributes, StoredObject, check_key
 from ossconsole.sandbox.replies import OssError, http_time, invalid_argument
-from ossconsole.sandbox.request import check_preconditions, child_text, children, parse_xml, resolve_range, whole_number
+from ossconsole.sandbox.request import (
+    check_preconditions,
+    child_text,
+    children,
+    header_value,
+    parse_xml,
+    resolve_range,
+    whole_number,
+)
 
 
 def delete_marker(call: Call, key: str) -> list[str]:
@@ -108,7 +116,7 @@ async def get(call: Call) -> Reply:
     headers = object_headers(call, stored) | version_headers(call)
     for name in _OVERRIDES:
         if override := call.query.get(f"response-{name}"):
-            headers[name.title()] = override
+            headers[name.title()] = header_value(f"response-{name}", override)
     if span.partial:
         headers["Content-Range"] = f"bytes {span.start}-{span.start + span.length - 1}/{stored.size}"
     cached = call.service.cache_policy(call.kind, call.bucket, stored.key) is not None

@@ -16,8 +16,8 @@ from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox.api.call import OWNER_XML, Call, Reply, xml_reply
 from ossconsole.sandbox.records import Retention
 from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
-from ossconsole.sandbox.request import child_text, children, parse_xml, whole_number
-from ossconsole.sandbox.versions import Version
+from ossconsole.sandbox.request import child_text, children, header_value, parse_xml, whole_number
+from ossconsole.sandbox.versions import Version, check_version_id
 
 # Versioning
 
@@ -41,10 +41,7 @@ async def put_versioning(call: Call) -> Reply:
     wanted = child_text(parse_xml(await call.xml_body(), "VersioningConfiguration"), "Status")
     if wanted not in {"Enabled", "Suspended"}:
         raise OssError("MalformedXML", "Status must be Enabled or Suspended.")
-    if wanted == "Enabled":
-        call.store.index.enable_versioning(call.bucket)
-    else:
-        call.store.index.suspend_versioning(call.bucket)
+    call.store.index.set_versioning(call.bucket, suspended=wanted == "Suspended")
     return Reply(200)
 
 
@@ -58,6 +55,10 @@ async def list_versions(call: Call) -> Reply:
     (encode, encoding), limit = listing.encoding(query), listing.max_keys(query)
     names = ("prefix", "delimiter", "key-marker", "version-id-marker")
     prefix, delimiter, key_marker, id_marker = (listing.name_of(query, name) for name in names)
+    if id_marker:
+        check_version_id(id_marker, "version-id-marker", ec="0012-00000105")
+        if not key_marker:
+            raise invalid_argument("key-marker is missing.", "key-marker", ec="0012-00000106")
     entries = _entries(call, prefix, delimiter, key_marker, id_marker, limit + 1)
     found = list(islice(entries, limit + 1))
     page, more = found[:limit], len(found) > limit
@@ -241,7 +242,7 @@ async def put_encryption(call: Call) -> Reply:
     default = next(children(root, "ApplyServerSideEncryptionByDefault"), None)
     if default is None:
         raise OssError("MalformedXML", "ApplyServerSideEncryptionByDefault is missing.")
-    given = {header: child_text(default, name, "") for name, header in _FIELDS.items()}
+    given = {header: header_value(name, child_text(default, name, "").strip()) for name, header in _FIELDS.items()}
     rule = _checked({header: value for header, value in given.items() if value})
     call.store.index.set_rule(call.bucket, "encryption", msgspec.json.encode(rule))
     return Reply(200)

@@ -13,10 +13,10 @@ from ossconsole.sandbox.api.call import Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import SYMLINK, checked_acl, parse_tags, symlink_target, version_headers
 from ossconsole.sandbox.api.rules import encryption_of
 from ossconsole.sandbox.blobs import BlobWriter
-from ossconsole.sandbox.keys import Permission
+from ossconsole.sandbox.keys import Permission, authorise
 from ossconsole.sandbox.records import Attributes, StoredObject
 from ossconsole.sandbox.replies import OssError, http_time, invalid_argument, iso_time
-from ossconsole.sandbox.request import COPY_PREFIX, check_preconditions, parse_copy_source, whole_number
+from ossconsole.sandbox.request import CONDITIONS, COPY_PREFIX, check_preconditions, parse_copy_source, whole_number
 
 STORAGE_CLASSES = ("Standard", "IA", "Archive", "ColdArchive", "DeepColdArchive")
 _MAX_PUT_BYTES = 5 << 30
@@ -28,8 +28,10 @@ _KEPT = frozenset(
 
 
 async def put(call: Call) -> Reply:
-    """PutObject."""
+    """PutObject. It does not support conditions: NotImplemented, with status 400 (0017-00000245)."""
     call.store.bucket(call.bucket)
+    for name in CONDITIONS & call.headers.keys():
+        raise OssError("NotImplemented", status=400, ec="0017-00000245", fields={"Header": name})
     attributes, forbid = attributes_of(call), forbids_overwrite(call)
     writer = await receive_body(call)
     blob = writer.finish()
@@ -94,10 +96,7 @@ def attributes_of(call: Call) -> Attributes:
     """The attributes that the request's headers set on the object. Raises InvalidArgument."""
     headers = call.headers
     kept = {name: value for name, value in headers.items() if name in _KEPT or name.startswith("x-oss-meta-")}
-    try:
-        size = sum(len(name) + len(value.encode()) for name, value in kept.items())
-    except UnicodeEncodeError as error:
-        raise invalid_argument("A header is not UTF-8.", "x-oss-meta-*", "") from error
+    size = sum(len(name) + len(value.encode()) for name, value in kept.items())
     if size > _MAX_META_BYTES:
         raise invalid_argument("The metadata is larger than 8 KiB.", "x-oss-meta-*", str(size))
     storage_class = headers.get("x-oss-storage-class") or call.store.bucket(call.bucket).storage_class
@@ -115,17 +114,31 @@ def attributes_of(call: Call) -> Attributes:
 def copy_source(call: Call) -> StoredObject:
     """The object that `x-oss-copy-source` names.
 
-    Raises AccessDenied, PreconditionFailed, and InvalidObjectState for an archived object.
+    Raises AccessDenied, PreconditionFailed, InvalidObjectState for an archived object, and for a version that is a
+    delete marker NoSuchKey from CopyObject, InvalidArgument from UploadPartCopy (the status is documented).
     """
     target, version_id = parse_copy_source(call.headers["x-oss-copy-source"])
-    if call.key is not None and not call.key.allows(Permission.READ, target.key):
-        raise OssError("AccessDenied")
-    stored = call.store.version(target.bucket, target.key, version_id)
+    authorise(call.store, Permission.READ, call.key, target, call.incoming)
+    try:
+        stored = call.store.version(target.bucket, target.key, version_id)
+    except OssError as error:
+        if error.code != "MethodNotAllowed":
+            raise
+        code = "InvalidArgument" if "uploadId" in call.query else "NoSuchKey"
+        raise OssError(code, "The version is a delete marker.", fields={"Key": target.key}) from error
     if not check_preconditions(call.headers, stored, prefix=COPY_PREFIX):
         raise OssError("PreconditionFailed", status=304)
     if call.store.archived(stored):
         raise OssError("InvalidObjectState", fields={"ObjectName": stored.key})
     return stored
+
+
+def copied_version(call: Call) -> dict[str, str]:
+    """The header with the version of the source that was copied; none where its bucket has no versioning."""
+    source, version_id = parse_copy_source(call.headers["x-oss-copy-source"])
+    versions = call.store.index.versions
+    latest = versions.latest(source.bucket, source.key) if versions.kept(source.bucket) else None
+    return {"x-oss-copy-source-version-id": version_id or latest.id} if latest else {}
 
 
 async def copy(call: Call) -> Reply:
@@ -150,12 +163,13 @@ async def copy(call: Call) -> Reply:
     if call.headers.get("x-oss-tagging-directive", "Copy").lower() != "replace":
         attributes = msgspec.structs.replace(attributes, tags=source.attributes.tags)
     forbid = forbids_overwrite(call)
+    version = copied_version(call)  # before the copy, which may be onto the source
     stored = call.store.copy(source, call.bucket, call.object_key, attributes, forbid=forbid)
     call.service.warm(call.kind, call.bucket, stored)
     fields = xml.elements(ETag=f'"{stored.etag}"', LastModified=iso_time(stored.modified))
     reply = xml_reply(xml.document("CopyObjectResult", fields))
     reply.headers |= {"ETag": f'"{stored.etag}"', "x-oss-hash-crc64ecma": str(stored.crc64)}
-    reply.headers |= attributes.encryption | version_headers(call)
+    reply.headers |= attributes.encryption | version_headers(call) | version
     return reply
 
 
