@@ -276,7 +276,7 @@ class StepRecorder:
         if loss is not None:
             self._losses.append(loss)
         lr = logged.pop("lr", None)
-        self._lr = self._lr if lr is None else lr
+        self._lr = self._lr if lr is None else lr  # 0 is a rate too: the end of a schedule
         self._epoch_samples += done.samples
         samples, seconds = self._totals[-1]
         self._totals.append((samples + done.samples, seconds + times.step_s))

@@ -37,6 +37,14 @@ def loader(batches: int = 6) -> Loader:
     return DataLoader(data, batch_size=4)
 
 
+def test_a_learning_rate_of_0_is_recorded_and_a_missing_one_is_the_last_one() -> None:
+    watched = ossconsole.watch(loader())
+    for number, _ in enumerate(watched):
+        watched.log(**({"lr": 0.1 * (1 - number)} if number < 2 else {}))
+    watched.close()
+    assert [step.lr for step in steps_of(watched.run_id)] == [0.1, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+
 def test_the_batches_pass_unchanged_and_each_step_is_recorded() -> None:
     plain = [labels.tolist() for _, labels in loader()]
     watched = ossconsole.watch(loader(), epochs=2)
