@@ -382,10 +382,9 @@ def test_pictures(
     monkeypatch.setattr("ossconsole.tui.browse.commands.Path.cwd", lambda: Path("/data"))
     files = [LocalEntry("pictures", 0, START, True), LocalEntry("notes.txt", 2_310, START, False)]
     monkeypatch.setattr("ossconsole.tui.browse.local.read_folder", lambda _: files)
-    store.data["/data/notes.txt"] = "".join(
-        f"epoch {number}: top-1 {50 + number} %\n" for number in range(110)
-    ).encode()
-    monkeypatch.setattr("ossconsole.tui.browse.local.LocalFiles", lambda: store)
+    notes = "".join(f"epoch {number}: top-1 {50 + number} %\n" for number in range(110))
+    on_disk = MemoryStore({"/data/notes.txt": notes.encode()})
+    monkeypatch.setattr("ossconsole.tui.browse.local.LocalFiles", lambda: on_disk)
     services = FakeServices(stores=dict.fromkeys(EndpointKind, store))  # type: ignore[arg-type]
     assert snap_compare(make_app(services, "browse"), terminal_size=size, run_before=prepare)
 

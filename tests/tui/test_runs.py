@@ -263,7 +263,7 @@ async def test_marks_of_runs_that_were_deleted_are_dropped_and_a_missing_record_
         await settle(pilot)
         assert isinstance(app.screen, RunCompareScreen)
         assert "Reading the records" not in shown(app)
-        assert two_runs[0] in shown(app)
+        assert two_runs[0] in "".join(shown(app).split())  # its path may be broken anywhere
         await pilot.press("escape", "r")
         await settle(pilot)
         assert app.screen.check_action("compare", ()) is None
