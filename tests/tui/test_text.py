@@ -157,3 +157,9 @@ def test_our_own_signs_have_an_ascii_form() -> None:
     line = Line(("2.4x ± 1 % ", "strong"), ("–  58 °C  蚂蚁", "dim")).in_ascii()
     assert line.text == "2.4x +- 1 % -  58 C  蚂蚁"
     assert line.width == cell_len(line.text)
+
+
+def test_a_word_longer_than_a_line_is_broken_and_not_cut() -> None:
+    assert text.wrap("record /tmp/a-very-long-path is gone", 12) == ["record", "/tmp/a-very-", "long-path", "is gone"]
+    assert text.wrap("数据集数据集", 5) == ["数据", "集数", "据集"]
+    assert text.wrap("", 5) == [""]

@@ -126,18 +126,13 @@ def _key_row(key: str, text: str) -> Line:
 def _pair(label: str, value: str, width: int, style: str = "text") -> list[Line]:
     """A label and its value, which is broken into lines where it is too long."""
     room = max(8, width - _LABEL - 1)
-    rows = _broken(value, room)
+    rows = wrap(value, room)
     lines = [Line((f" {label}", "dim")).to(_LABEL, "dim").add(rows[0], style)]
     return lines + [Line().to(_LABEL).add(row, style) for row in rows[1:]]
 
 
 def _wrapped(text: str, width: int, style: str) -> list[Line]:
-    return [Line((f" {row}", style)) for row in _broken(text, max(8, width - 2))]
-
-
-def _broken(text: str, room: int) -> list[str]:
-    """`text` in rows of at most `room` letters, broken between words where that is possible."""
-    return [row[at : at + room] for row in wrap(text, room) for at in range(0, max(1, len(row)), room)]
+    return [Line((f" {row}", style)) for row in wrap(text, max(8, width - 2))]
 
 
 def _title(text: str) -> Line:

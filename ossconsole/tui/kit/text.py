@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, chop_cells, set_cell_size
 
 from ossconsole.config.text import safe_text
 
@@ -126,13 +126,13 @@ def shorten_around_key(text: str, width: int, ellipsis: str = "…") -> str:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """`text` broken between words into lines of at most `width` cells."""
+    """`text` broken between words into lines of at most `width` cells, and within words that are longer."""
     lines = [""]
     for word in _words(text):
         if lines[-1] and cell_len(lines[-1]) + 1 + cell_len(word) > width:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
+    return [part for line in lines for part in (chop_cells(line, max(2, width)) or [""])]
 
 
 def _words(text: str) -> list[str]:
