@@ -105,6 +105,7 @@ def test_a_dropped_connection_leaves_the_run_going_and_nothing_spins(state: Path
     assert happened(run, events.Checkpoint)
 
 
+@pytest.mark.slow
 def test_the_settings_may_ask_for_a_stop_instead(state: Path) -> None:
     save_settings(Settings(on_hangup=OnHangup.STOP))
     with Console("demo") as console:

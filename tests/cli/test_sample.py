@@ -64,10 +64,21 @@ def written(state: Path) -> list[str]:
     "arguments",
     [
         ("train", "--max-steps=1", "--batch-size=8", "--workers=1"),
-        ("bench", "--mode=loader", "--endpoint=standard", "--seconds=0.2", "--rounds=1", "--workers=1", "--no-limits"),
+        pytest.param(
+            (
+                "bench",
+                "--mode=loader",
+                "--endpoint=standard",
+                "--seconds=0.2",
+                "--rounds=1",
+                "--workers=1",
+                "--no-limits",
+            ),
+            marks=pytest.mark.slow,
+        ),
         ("ls", "-r", DATASET_PREFIX),
         ("ls",),
-        ("doctor",),
+        pytest.param(("doctor",), marks=pytest.mark.slow),
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )

@@ -73,7 +73,15 @@ def run_plain(code: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.safetensors", "with 'quotes'.pt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("w.pt", marks=pytest.mark.slow),
+        pytest.param("w.pth", marks=pytest.mark.slow),
+        "w.safetensors",
+        "with 'quotes'.pt",
+    ],
+)
 def test_plain_torchvision_loads_it_with_the_five_printed_lines(
     file: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

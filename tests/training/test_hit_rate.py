@@ -112,6 +112,7 @@ def single_steps(timed: SingleSamples, share: ReaderShare, count: int) -> Iterat
         yield step_event(request.number + 1, endpoint=kind, single_s=timed.take(request.number, kind))
 
 
+@pytest.mark.slow
 def test_single_samples_separate_a_cold_epoch_from_a_warm_one(bucket: Bucket, start_run: StartRun) -> None:
     def on_event(event: events.Event) -> None:
         if isinstance(event, events.Epoch) and event.epoch == 1:

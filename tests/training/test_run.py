@@ -276,6 +276,7 @@ def test_a_run_that_fails_before_its_first_step_rescues_nothing(bucket: Bucket, 
     assert objects_below(bucket) == {stable: GOOD}
 
 
+@pytest.mark.slow
 def test_a_run_resumed_and_stopped_immediately_does_not_rewrite_the_checkpoint(
     bucket: Bucket, start_run: StartRun
 ) -> None:
@@ -511,6 +512,7 @@ def test_a_checkpoint_of_another_dataset_is_refused(bucket: Bucket, start_run: S
     assert "a batch size (of all processes) of 16; this run has 8" in other.error.message
 
 
+@pytest.mark.slow
 def test_another_model_has_checkpoints_of_its_own_and_its_figures_are_recorded(
     bucket: Bucket, start_run: StartRun
 ) -> None:
