@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -247,13 +248,22 @@ def test_a_replaced_reader_continues_with_its_windows(loaders: NewLoader, name: 
     assert not [each for each in multiprocessing.active_children() if each.name.startswith(("reader", "range"))]
 
 
-def test_what_is_fetched_ahead_is_skipped_after_a_switch(uploaded: Uploaded, tmp_path: Path) -> None:
-    connector, tar = uploaded.bucket.connector(tmp_path), uploaded.data.tars("train").tars[0]
-    switch = EndpointSwitch(EndpointKind.STANDARD)
+@contextlib.contextmanager
+def fetching(uploaded: Uploaded, folder: Path) -> Iterator[tuple[BaseProcess, RangeFetcher]]:
+    """A fetcher and its process, which ends with the block."""
+    connector, switch = uploaded.bucket.connector(folder), EndpointSwitch(EndpointKind.STANDARD)
     bucket = connector.profile.bucket
     process, pipe = spawn("range-fetcher", fetch_ranges, bucket, connector.open, switch, connector.native_log)
     try:
-        fetcher = RangeFetcher(pipe)
+        yield process, RangeFetcher(pipe)
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_what_is_fetched_ahead_is_skipped_after_a_switch(uploaded: Uploaded, tmp_path: Path) -> None:
+    tar = uploaded.data.tars("train").tars[0]
+    with fetching(uploaded, tmp_path) as (process, fetcher):
         memory, view = fetcher.allocate(2048)
         wanted = RangeRequest(memory, 1024, EndpointKind.STANDARD, tar, 512, 1024, ahead=True)
         other = wanted._replace(kind=EndpointKind.ACCELERATED)
@@ -276,20 +286,13 @@ def test_what_is_fetched_ahead_is_skipped_after_a_switch(uploaded: Uploaded, tmp
         descriptors = [str(path.readlink()) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
         # Those of the mappings in use and kept for the next use: any other one would keep memory that is freed.
         assert sum("ossconsole-batches" in name for name in descriptors) == 2
-    finally:
-        process.kill()
-        process.join()
     with pytest.raises((EOFError, OSError)):
         fetcher.wait(wanted)
 
 
 def test_memory_is_used_again_unless_a_range_of_it_may_still_arrive(uploaded: Uploaded, tmp_path: Path) -> None:
-    connector, tar = uploaded.bucket.connector(tmp_path), uploaded.data.tars("train").tars[0]
-    switch = EndpointSwitch(EndpointKind.STANDARD)
-    bucket = connector.profile.bucket
-    process, pipe = spawn("range-fetcher", fetch_ranges, bucket, connector.open, switch, connector.native_log)
-    try:
-        fetcher = RangeFetcher(pipe)
+    tar = uploaded.data.tars("train").tars[0]
+    with fetching(uploaded, tmp_path) as (_, fetcher):
         first, _ = fetcher.allocate(2048)
         wanted = RangeRequest(first, 0, EndpointKind.STANDARD, tar, 0, 1024)
         fetcher.start(wanted)
@@ -300,9 +303,6 @@ def test_memory_is_used_again_unless_a_range_of_it_may_still_arrive(uploaded: Up
         fetcher.start(wanted)
         fetcher.free(first)
         assert fetcher.allocate(1024)[0] != first
-    finally:
-        process.kill()
-        process.join()
 
 
 def test_samples_of_a_missing_tar_are_left_out_by_name(uploaded: Uploaded, loaders: NewLoader) -> None:

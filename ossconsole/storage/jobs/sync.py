@@ -96,7 +96,7 @@ class _Pair(msgspec.Struct, frozen=True):
 
 
 def entries_below(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    """Everything below a folder that is no folder itself; links to folders, too, which are not followed."""
+    """The files below a folder, and the links to folders, which are not followed."""
     for parent, folders, names in os.walk(folder, onerror=on_error):
         links = (name for name in folders if os.path.islink(os.path.join(parent, name)))  # noqa: PTH114, PTH118
         yield from (Path(parent, name) for name in (*links, *names))
