@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,8 +37,11 @@ settings.load_profile("ossconsole")
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The test's own home folder, with `config` and `state` in it; the metadata service is a closed loopback port."""
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The test's own home folder, with `config` and `state` in it; the metadata service is a closed loopback port.
+
+    Removed after the test: some hold checkpoints, and thousands of tests follow.
+    """
     folder = tmp_path_factory.mktemp("home")
     for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
         monkeypatch.delenv(name)
@@ -52,7 +56,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(variable, str(folder / name))
     monkeypatch.setenv(METADATA_VARIABLE, CLOSED_PORT_URL)
     monkeypatch.setattr(credentials, "_texts", {})  # no secret of another test is masked
-    return folder
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)  # a test may have left a process that still writes
 
 
 @pytest.fixture(scope="session")

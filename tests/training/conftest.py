@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +76,18 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess
 
 
 @pytest.fixture
-def bucket(sandbox: SandboxProcess, request: pytest.FixtureRequest) -> Bucket:
-    """Pictures whose class is their colour, below a prefix of the test's own."""
-    return bucket_in(sandbox, request.node.name)
+def bucket(sandbox: SandboxProcess, request: pytest.FixtureRequest) -> Iterator[Bucket]:
+    """Pictures whose class is their colour, below a prefix of the test's own, which is emptied after it."""
+    made = bucket_in(sandbox, request.node.name)
+    yield made
+    empty(made)
+
+
+def empty(bucket: Bucket) -> None:
+    """Deletes dataset and checkpoints: those of all tests would be several GB."""
+    with contextlib.closing(bucket.store()) as store:
+        for prefix in (bucket.profile.dataset_prefix, bucket.profile.checkpoint_prefix):
+            store.delete_many([found.key for found in store.list_all(f"{prefix}/")])
 
 
 def bucket_in(sandbox: SandboxProcess, name: str) -> Bucket:
