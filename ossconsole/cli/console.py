@@ -18,7 +18,7 @@ import msgspec
 from ossconsole.cli.options import Target, mouse_option, profile_options
 from ossconsole.cli.output import say
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.text import safe_text
+from ossconsole.config.text import safe_text, signal_name
 
 if TYPE_CHECKING:
     from ossconsole.cli.application import Application
@@ -182,6 +182,6 @@ def _killed(number: int) -> str:
     from ossconsole.terminal.logs import log_path
 
     return safe_text(
-        f"ossconsole was killed by {signal.Signals(number).name}, and its work has ended. "
+        f"ossconsole was killed by {signal_name(number)}, and its work has ended. "
         f"`ossconsole status` shows the state of the run; the log is {log_path()}."
     )

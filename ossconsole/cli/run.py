@@ -16,7 +16,7 @@ import click
 from ossconsole.cli.output import say
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import logs_dir, open_private
-from ossconsole.config.text import counted
+from ossconsole.config.text import counted, signal_name
 
 _POLL_S = 0.2
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
@@ -114,7 +114,7 @@ def supervise() -> None:
         if code == 0 or requested or not restarts:
             sys.exit(code if code >= 0 else 128 - code)
         restarts -= 1
-        ended = f"ended with exit code {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
+        ended = f"ended with exit code {code}" if code > 0 else f"was killed by {signal_name(-code)}"
         say(f"The script {ended}. Restarting it in {wait_s:.0f} s; {counted(restarts, 'restart')} left.", err=True)
         until = time.monotonic() + wait_s
         while time.monotonic() < until:

@@ -1,9 +1,10 @@
-"""Text for people: escaping of unprintable characters, plurals, and enums that print their value."""
+"""Text for people: escaping of unprintable characters, plurals, names of signals, and enums that print their value."""
 
 from __future__ import annotations
 
 import enum
 import re
+import signal
 
 # Terminals combine these with the character before them, at widths that differ: variation selectors, the keycap, flags'
 # letters, skin tones. A zero-width joiner is not printable anyway.
@@ -41,3 +42,11 @@ def counted(count: int | str, noun: str, plural: str = "") -> str:
     """
     figure = count if isinstance(count, str) else f"{count:,}"
     return f"{figure} {noun if figure == '1' else plural or noun + 's'}"
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL`; `signal 35` for most real-time signals, which have no name in Python."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -20,6 +20,7 @@ import msgspec
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import READ_WRITE, open_private, read_private, try_lock
+from ossconsole.config.text import signal_name
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.process import (
     INFO_NAME,
@@ -163,7 +164,7 @@ class SharedSandbox(RunningSandbox, AbstractContextManager["SharedSandbox"]):
         if code == -signal.SIGKILL:
             return "killed by SIGKILL", "Perhaps the machine ran out of memory: see `dmesg`. "
         if code < 0:
-            return f"killed by {signal.Signals(-code).name}", log
+            return f"killed by {signal_name(-code)}", log
         return f"exit code {code}", log
 
     def _wait_until_back(self) -> None:

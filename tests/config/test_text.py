@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ossconsole
-from ossconsole.config.text import counted, safe_text
+from ossconsole.config.text import counted, safe_text, signal_name
 from tests.foreign import CLIPBOARD
 
 _NOUNS = re.compile(
@@ -80,3 +80,8 @@ def test_counted_things_get_the_right_number_everywhere() -> None:
         for words in counted_by_hand(ast.parse(path.read_text()))
     }
     assert not found
+
+
+@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (34, "SIGRTMIN"), (35, "signal 35")])
+def test_every_signal_has_a_name(number: int, name: str) -> None:
+    assert signal_name(number) == name

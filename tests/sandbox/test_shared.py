@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -229,7 +230,7 @@ def test_a_restart_that_the_folder_refuses_is_tried_again(
 ) -> None:
     told = Told(watched)
     refused = SettingsError("its log cannot be written")
-    monkeypatch.setattr(shared, "_start", Mock(side_effect=[refused, refused, (watched.info, None)]))
+    monkeypatch.setattr(shared, "_start", Mock(side_effect=chain([refused, refused], repeat((watched.info, None)))))
     monkeypatch.setattr(shared, "_served", lambda _: False)
     wait_until(lambda: len(told.messages) >= 3)
     assert told.messages[1] == "its log cannot be written"

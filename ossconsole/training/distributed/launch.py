@@ -14,7 +14,6 @@ import os
 import pickle
 import selectors
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import logs_dir, make_folder, open_private, reason, state_dir, unwritable
 from ossconsole.config.profiles import Profile
-from ossconsole.config.text import counted
+from ossconsole.config.text import counted, signal_name
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event
 from ossconsole.telemetry.gpu import emptiest, read_gpus, visible_gpus
@@ -369,7 +368,7 @@ class LocalRanks:
         code, who = rank.process.returncode, f"Rank {rank.number} of {len(self._ranks)}"
         if code < 0:
             return ConsoleError(
-                f"{who} was killed by {signal.Signals(-code).name}.",
+                f"{who} was killed by {signal_name(-code)}.",
                 remedy=f"`dmesg` says whether the kernel did, for lack of memory. {self._resume_remedy()}",
             )
         return ConsoleError(

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import logging
 import multiprocessing.connection
-import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import signal_name
 from ossconsole.training.child import become_child, spawn
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.range_fetcher import fetch_ranges
@@ -161,7 +161,7 @@ class ReaderPool:
         for request in held:
             _give(replacement, request)
         code = next((code for code in codes if code), lost.process.exitcode) or 0
-        return f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
+        return f" ({signal_name(-code)})" if code < 0 else f" (exit code {code})"
 
     def _start(self, number: int) -> _ReaderProcess:
         try:
