@@ -15,8 +15,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta, timezone
+from collections.abc import Mapping
+from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +40,7 @@ from ossconsole.config.files import (
 )
 from ossconsole.config.metadata import MetadataError, MetadataService
 from ossconsole.config.profiles import Profile
-from ossconsole.config.renewal import RenewedSource
+from ossconsole.config.renewal import RenewedSource, ends_within, utc_now
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import SHARDS_NAME, SPLITS, ManifestMissingError, manifest_key, object_key
 from ossconsole.storage.errors import StorageError
@@ -351,36 +351,32 @@ def connector_config_check() -> Check:
     return ok(name, f"{path} is valid.")
 
 
-def credentials_check(
-    source: CredentialSource,
-    passed_over: tuple[SourceState, ...] = (),
-    now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
-) -> Check:
+def credentials_check(source: CredentialSource, passed_over: tuple[SourceState, ...] = ()) -> Check:
     """Whether there is a key pair, when it expires, whether other users can read its file, and which sources failed."""
     name = "credentials"
     found = source()
     renews = isinstance(source, RenewedSource) and not (isinstance(source, FileSource) and source.kind == "connector")
     renewed = ", renewed before" if renews and found.expiration is not None else ""
-    text = f"{mask_key_id(found.access_key_id)} from {found.source}, {_end(found, now())}{renewed}"
+    text = f"{mask_key_id(found.access_key_id)} from {found.source}, {_end(found)}{renewed}"
     others = describe_passed_over(passed_over)
     text += others
-    if found.expiration is not None and found.expiration <= now():
+    if ends_within(found, timedelta(0)):
         return fail(name, f"{text}.", "Fetch new temporary credentials, or enter an AccessKey on the Setup screen.")
     file = source.path if isinstance(source, FileSource | CliProfileSource | SdkFileSource) else None
     if file is not None and (mode := loose_mode(file)) is not None:
         return warn(name, f"{text}; other users of this machine can read its file ({mode:04o}).", f"chmod 600 {file}")
     if others:
         return warn(name, f"{text}.", next((state.remedy for state in passed_over if state.remedy), _SELECT_REMEDY))
-    if found.expiration is not None and found.expiration - now() < SOON and not renews:
+    if ends_within(found, SOON) and not renews:
         return warn(name, f"{text}.", "Fetch new ones before a long run.")
     return ok(name, f"{text}.")
 
 
-def instance_check(profile: Profile | None, service: MetadataService | None = None) -> Check:
+def instance_check(profile: Profile | None) -> Check:
     """Whether this instance is in the bucket's region."""
     name = "instance"
     try:
-        found = (service or MetadataService()).instance()
+        found = MetadataService().instance()
     except MetadataError:
         return ok(name, "Not an ECS instance: no metadata service answers.")
     text = f"{found.instance_type} in {found.zone or found.region}"
@@ -396,10 +392,10 @@ def failed(name: str, error: ConsoleError) -> Check:
     return fail(name, error.message, error.remedy)
 
 
-def _end(credentials: Credentials, now: datetime) -> str:
+def _end(credentials: Credentials) -> str:
     if credentials.expiration is None:  # a token always ends; some files do not say when
         return "expiry unknown" if credentials.security_token else "without expiry"
-    left = credentials.expiration - now
+    left = credentials.expiration - utc_now()
     if left <= timedelta(0):
         return f"expired at {credentials.expiration:%Y-%m-%d %H:%M:%S} UTC"
     minutes = int(left.total_seconds() // 60)

@@ -118,12 +118,12 @@ class Page:
     sections: list[Section] = field(default_factory=list)
 
 
-def thinned(x: Sequence[float], y: Sequence[float], most: int = _MOST_POINTS) -> tuple[list[float], list[float]]:
-    """At most `most` points: the means of equal parts; NaN where a part has no finite value."""
+def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
+    """At most _MOST_POINTS points: the means of equal parts; NaN where a part has no finite value."""
     count = len(x)
-    if count <= most:
+    if count <= _MOST_POINTS:
         return list(x), list(y)
-    bounds = [number * count // most for number in range(most + 1)]
+    bounds = [number * count // _MOST_POINTS for number in range(_MOST_POINTS + 1)]
     xs, ys = [], []
     for first, after in itertools.pairwise(bounds):
         part = [value for value in y[first:after] if math.isfinite(value)]

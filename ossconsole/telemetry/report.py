@@ -46,7 +46,7 @@ visits, before and after a switch of the endpoints; its 95 % interval holds at e
 ahead before a switch, pauses and validations are left out."""
 
 
-def write_page(page: Page, target: Path, form: str = "html") -> Path:
+def write_page(page: Page, target: Path, form: str) -> Path:
     """Writes the page in a format of FORMATS. Raises ConsoleError."""
     text = FORMATS[form](page)
     try:

@@ -447,7 +447,7 @@ class Visits:
         """Whether the first visit of the stretch is over: the pair of the last switch is made then."""
         return self._complete
 
-    def ripe(self, times: float = 1.0) -> bool:
+    def ripe(self, times: float) -> bool:
         """Whether the stretch has given the pair of the last switch, and `times` a visit for the next one."""
         if self._paired:
             return self.enough(self._rest, times)

@@ -182,7 +182,6 @@ class _TestLines:
         self._profile = profile
         self._probe = probe
         self._glyphs = glyphs
-        self._width = width
         self._cell = (width - LABEL) // 2
 
     def lines(self) -> list[Line]:

@@ -380,7 +380,7 @@ def _workers(area: PanelArea, progress: UploadProgress, room: int) -> list[Line]
 
 
 def end_lines(
-    area: PanelArea, progress: UploadProgress, summary: UploadSummary, source: str, prefix: str = ""
+    area: PanelArea, progress: UploadProgress, summary: UploadSummary, source: str, prefix: str
 ) -> list[Line]:
     """The result: counts, next steps, and the failures that fit.
 
