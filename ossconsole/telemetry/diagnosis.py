@@ -203,11 +203,11 @@ def _final(view: RunView) -> Diagnosis:
     return Diagnosis(Bottleneck.NONE, str(view.state), _compared(view.comparison), advice, ceiling)
 
 
-def _compared(found: Comparison) -> str:
+def _compared(comparison: Comparison) -> str:
     """The result of the comparison; "" where one endpoint alone was measured."""
-    if found.decided:
-        return f"the accelerated endpoint {found.sentence}"
-    return f"A/B {found.words}" if found.pairs else ""
+    if comparison.decided:
+        return f"the accelerated endpoint {comparison.sentence}"
+    return f"A/B {comparison.words}" if comparison.pairs else ""
 
 
 def _waiter(view: RunView) -> str:
@@ -227,8 +227,8 @@ def _compute_advice(view: RunView) -> str:
     return f"{undecided}; a faster endpoint would not help" if undecided else "a faster endpoint would not help"
 
 
-def _measured(found: Comparison) -> str:
-    return f"{_compared(found)}, measured in this run"
+def _measured(comparison: Comparison) -> str:
+    return f"{_compared(comparison)}, measured in this run"
 
 
 def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool, format_known: bool) -> str:

@@ -186,9 +186,9 @@ def origins(rows: Sequence[SizeRow]) -> set[Origin]:
     return {feed.origin for row in rows for feed in row.feeds}
 
 
-def buyers_section(found: BuyersTable, title: str = "") -> Section:
+def buyers_section(table: BuyersTable, title: str = "") -> Section:
     """The table as a section of a report; its title names the workload where none is given."""
-    header = ("size", "MB/s", *found.sample_bytes, "CNY/month (estimated)")
+    header = ("size", "MB/s", *table.sample_bytes, "CNY/month (estimated)")
     rows = [
         (
             sized(row.quota_gb),
@@ -196,9 +196,9 @@ def buyers_section(found: BuyersTable, title: str = "") -> Section:
             *(f"{feed.accelerators:,}{'+' if feed.or_more else ''} {feed.origin}" for feed in row.feeds),
             f"{row.cny_per_month:,.0f}",
         )
-        for row in found.rows
+        for row in table.rows
     ]
-    sizes = ", ".join(f"{name} {size / 1e3:,.1f} KB" for name, size in found.sample_bytes.items())
-    notes = Text([f"Bytes of a sample: {sizes}.", *found.notes])
-    title = title or f"Accelerators of {found.workload} that an OSS accelerator feeds"
+    sizes = ", ".join(f"{name} {size / 1e3:,.1f} KB" for name, size in table.sample_bytes.items())
+    notes = Text([f"Bytes of a sample: {sizes}.", *table.notes])
+    title = title or f"Accelerators of {table.workload} that an OSS accelerator feeds"
     return Section(title, [Table(header, rows), notes])

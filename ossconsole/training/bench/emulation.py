@@ -485,13 +485,13 @@ def _best(result: PathResult) -> Fed | None:
     return passed[-1] if passed else next(iter(result.fed), None)
 
 
-def dlio_names(found: Fed, bytes_per_sample: float) -> dict[str, float | str]:
+def dlio_names(fed: Fed, bytes_per_sample: float) -> dict[str, float | str]:
     """The figures under the names of DLIO's `summary.json`; MB/s are MiB/s of samples of the mean size, as there."""
     return {
-        "num_accelerators": found.accelerators,
-        "train_au_mean_percentage": found.au * 100,
-        "train_au_stdev_percentage": found.au_sigma * 100,
-        "train_au_meet_expectation": "success" if found.au >= MIN_AU else "fail",
-        "train_throughput_mean_samples_per_second": found.samples_per_s,
-        "train_io_mean_MB_per_second": found.samples_per_s * bytes_per_sample / 2**20,
+        "num_accelerators": fed.accelerators,
+        "train_au_mean_percentage": fed.au * 100,
+        "train_au_stdev_percentage": fed.au_sigma * 100,
+        "train_au_meet_expectation": "success" if fed.au >= MIN_AU else "fail",
+        "train_throughput_mean_samples_per_second": fed.samples_per_s,
+        "train_io_mean_MB_per_second": fed.samples_per_s * bytes_per_sample / 2**20,
     }

@@ -203,11 +203,11 @@ def accelerator_lines(
     return lines
 
 
-def _facts(found: Accelerator) -> list[tuple[str, str]]:
+def _facts(accelerator: Accelerator) -> list[tuple[str, str]]:
     return [
-        ("name", found.name),
-        ("zone", found.zone),
-        ("size", f"{found.quota_gb:,} GB, documented peak {found.peak_mb_per_s:,.0f} MB/s"),
-        ("caches", found.cached_text),
-        ("since", moment(found.created) if found.created else "unknown"),
+        ("name", accelerator.name),
+        ("zone", accelerator.zone),
+        ("size", f"{accelerator.quota_gb:,} GB, documented peak {accelerator.peak_mb_per_s:,.0f} MB/s"),
+        ("caches", accelerator.cached_text),
+        ("since", moment(accelerator.created) if accelerator.created else "unknown"),
     ]

@@ -73,12 +73,12 @@ class RunsScreen(ConsoleScreen):
             return
         self.app.call_from_thread(self._show_runs, found)
 
-    def _show_runs(self, found: Sequence[RunSummary]) -> None:
+    def _show_runs(self, runs: Sequence[RunSummary]) -> None:
         known = self.table.cursor_row
         self._listed = True
-        self._marked = [name for name in self._marked if any(run.run == name for run in found)]
-        at = next((index for index, run in enumerate(found) if known is not None and run.run == known.run), 0)
-        self.table.show(found, at)
+        self._marked = [name for name in self._marked if any(run.run == name for run in runs)]
+        at = next((index for index, run in enumerate(runs) if known is not None and run.run == known.run), 0)
+        self.table.show(runs, at)
         self.tick()
 
     # Drawing
