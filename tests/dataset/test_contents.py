@@ -30,6 +30,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.retry import NO_RETRY
 from tests.sandboxed import Sandboxed
+from tests.torch_files import torch_bytes
 
 SAMPLE = np.full((3, 8, 8), 9, np.uint8).tobytes()
 
@@ -64,14 +65,8 @@ def told(store: Counting, name: str, data: bytes, index: ManifestIndex | None = 
     return read_content(store, store.head(key), index)
 
 
-def saved(value: Any) -> bytes:
-    sink = io.BytesIO()
-    torch.save(value, sink)
-    return sink.getvalue()
-
-
 def test_a_checkpoint_whatever_its_name(store: Counting) -> None:
-    data = saved({"w": torch.zeros(500_000)})
+    data = torch_bytes({"w": torch.zeros(500_000)})
     for name in ("a.pt", "a.ckpt", "no-ending"):
         assert isinstance(told(store, name, data), CheckpointInfo)
         assert store.fetched <= 2 * PREVIEW_BYTES

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import itertools
 import re
 import shutil
@@ -54,6 +53,7 @@ from ossconsole.tui.kit.dialogs import (
 from ossconsole.tui.kit.table import VirtualTable
 from ossconsole.tui.train.screen import NewRunScreen, TrainScreen
 from tests.sandboxed import Sandboxed
+from tests.torch_files import torch_bytes
 from tests.tui.browse_store import MemoryStore
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeRun, FakeServices, FakeStore, Script
@@ -285,8 +285,7 @@ async def test_counting_a_folder(bucket: ObjectStore, make_app: AppMaker) -> Non
 
 
 def checkpoint(epoch: int, scale: float) -> bytes:
-    sink = io.BytesIO()
-    torch.save(
+    return torch_bytes(
         {
             "format": "ossconsole-checkpoint",
             "model": {"w": torch.ones(3, 2) * scale},
@@ -294,10 +293,8 @@ def checkpoint(epoch: int, scale: float) -> bytes:
             "step": epoch * 10,
             "metrics": {"top1": 0.5},
             "run": "r1",
-        },
-        sink,
+        }
     )
-    return sink.getvalue()
 
 
 async def test_checkpoints_are_shown_resumed_copied_to_best_and_compared(
