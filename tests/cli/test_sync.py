@@ -17,8 +17,8 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.sync import SyncComparison
 from tests.cli.conftest import lines
 from tests.cli.uploading import TIMEOUT_S
-from tests.dataset.uploads import until
 from tests.sandboxed import Sandboxed
+from tests.waiting import wait_until
 
 SUMMARY_KEYS = {"event", "copied", "deleted", "unchanged", "failed", "bytes", "seconds", "cancelled"}
 FILES = {"same": b"same", "changed": b"here", "deep/new": b"123"}
@@ -201,7 +201,7 @@ def test_ctrl_c_leaves_whole_objects_only_and_the_next_one_resumes(
         process = subprocess.Popen(
             [*command, "--parallelism", "1", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        until(lambda: len(bucket.objects) > 5)
+        wait_until(lambda: len(bucket.objects) > 5)
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, errors

@@ -30,8 +30,9 @@ from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from tests.dataset.conftest import jpeg, make_pictures, picture
-from tests.dataset.uploads import WAIT_S, bucket, check_manifest_is_the_bucket, settings_for, until, upload, wanted
+from tests.dataset.uploads import WAIT_S, bucket, check_manifest_is_the_bucket, settings_for, upload, wanted
 from tests.sandboxed import Sandboxed
+from tests.waiting import wait_until
 
 FORMATS = list(SampleFormat)
 
@@ -378,7 +379,7 @@ def test_one_upload_at_a_time(sandboxed_bucket: Sandboxed, profile: Profile, sou
     first = create_upload(profile, sandboxed_bucket.owner, settings_for(source))
     first.pause()
     first.start()
-    until(lambda: first.progress().phase is Phase.UPLOADING)
+    wait_until(lambda: first.progress().phase is Phase.UPLOADING)
     with pytest.raises(JournalError, match="Another upload"):
         upload(profile, sandboxed_bucket.owner, settings_for(source))
     first.resume()
@@ -391,9 +392,9 @@ def test_one_upload_at_a_time(sandboxed_bucket: Sandboxed, profile: Profile, sou
 def test_pause_holds_and_resume_goes_on(sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path) -> None:
     job = create_upload(profile, sandboxed_bucket.owner, settings_for(make_pictures(tmp_path / "s", train=60)))
     job.start()
-    until(lambda: job.progress().uploaded > 0)
+    wait_until(lambda: job.progress().uploaded > 0)
     job.pause()
-    until(lambda: job.progress().sending == 0)
+    wait_until(lambda: job.progress().sending == 0)
     held = job.progress()
     assert held.paused
     assert held.eta_s is None
@@ -409,7 +410,7 @@ def test_cancel_keeps_what_was_sent(
     source = make_pictures(tmp_path / "s", train=120)
     job = create_upload(profile, sandboxed_bucket.owner, settings_for(source))
     job.start()
-    until(lambda: job.progress().uploaded > 20)
+    wait_until(lambda: job.progress().uploaded > 20)
     job.cancel()
     summary = job.result(WAIT_S)
     assert summary.cancelled
@@ -436,9 +437,9 @@ def test_knobs_turn_while_it_runs(sandboxed_bucket: Sandboxed, profile: Profile,
     source = make_pictures(tmp_path / "s", train=100)
     job = create_upload(profile, sandboxed_bucket.owner, settings_for(source, parallelism=1, bandwidth=1.0))
     job.start()
-    until(lambda: job.progress().sending == 1)
+    wait_until(lambda: job.progress().sending == 1)
     job.set_parallelism(20)
-    until(lambda: job.progress().sending > 1)
+    wait_until(lambda: job.progress().sending > 1)
     job.set_parallelism(500)
     assert job.progress().parallelism == 64
     job.set_parallelism(2)
@@ -472,7 +473,7 @@ def test_a_preparation_process_that_dies_costs_one_picture_at_most(
     source = make_pictures(tmp_path / "s", train=100)
     job = create_upload(profile, sandboxed_bucket.owner, settings_for(source))
     job.start()
-    until(lambda: job.progress().uploaded > 5)
+    wait_until(lambda: job.progress().uploaded > 5)
     for child in psutil.Process().children(recursive=True):
         if "ossconsole.dataset.upload.worker" in child.cmdline():
             child.kill()

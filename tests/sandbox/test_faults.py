@@ -28,8 +28,9 @@ from ossconsole.sandbox.faults import FaultCandidate, FaultEngine, FaultPlan, Ru
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.test_objects import fails
-from tests.sandbox.wire import Answer, Signer, call, send, wait_until
+from tests.sandbox.wire import Answer, Signer, call, send
 from tests.sandboxed import read_log
+from tests.waiting import wait_until
 
 ERROR = faults.Error(code="InternalError")
 GET = FaultCandidate("GET", "GetObject", EndpointKind.STANDARD, "dataset/a.pt", "OSSConnector")

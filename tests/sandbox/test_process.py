@@ -27,8 +27,9 @@ from ossconsole.sandbox.process import SandboxError, SandboxInfo, SandboxProcess
 from ossconsole.sandbox.response import RequestRecord
 from ossconsole.sandbox.server import RequestLog
 from tests.sandbox.conftest import make_bucket
-from tests.sandbox.wire import Signer, call, send, wait_until
+from tests.sandbox.wire import Signer, call, send
 from tests.sandboxed import read_log
+from tests.waiting import wait_until
 
 
 def test_ready_line_and_profile(sandbox: SandboxProcess) -> None:

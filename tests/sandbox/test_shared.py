@@ -23,7 +23,7 @@ from ossconsole.sandbox import shared
 from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, SandboxError, SandboxInfo, SandboxProcess
 from ossconsole.sandbox.shared import SharedSandbox, Users
 from tests.sandbox.conftest import make_bucket
-from tests.sandbox.wire import wait_until
+from tests.waiting import wait_until
 
 HOLD = (
     "import sys; from pathlib import Path\n"

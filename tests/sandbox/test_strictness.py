@@ -19,7 +19,8 @@ from ossconsole.sandbox.request import resolve_range, whole_number
 from ossconsole.sandbox.server import RequestHandler
 from ossconsole.sandbox.store import SandboxStore
 from tests.sandbox.test_objects import fails
-from tests.sandbox.wire import Signer, call, digest, send, wait_until
+from tests.sandbox.wire import Signer, call, digest, send
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize(
