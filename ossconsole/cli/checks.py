@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from ossconsole.training.data import TrainingData
 
 SUPPORTED_PYTHONS = ((3, 10), (3, 13))
-OLDEST_GLIBC = (2, 17)  # of osstorchconnector's wheels (manylinux2014), which exist for x86-64 only
+MIN_GLIBC = (2, 17)  # of osstorchconnector's wheels (manylinux2014), which exist for x86-64 only
 FEW_OPEN_FILES, TOO_FEW_OPEN_FILES = 4096, 512
 _USERFAULTFD = 323  # syscall number on x86-64
 _GB = 1e9
@@ -76,7 +76,7 @@ def glibc_check(version: str | None = None, machine: str = platform.machine()) -
         found = ""
     text = f"{found or 'no glibc'} on {machine}"
     numbers = tuple(int(part) for part in found.removeprefix("glibc ").split(".")[:2]) if found else ()
-    if machine != "x86_64" or numbers < OLDEST_GLIBC:
+    if machine != "x86_64" or numbers < MIN_GLIBC:
         return fail(
             "glibc", f"{text}: osstorchconnector needs glibc 2.17 or newer on x86_64.", "Use an Ubuntu 22.04 image."
         )
@@ -159,7 +159,7 @@ def disk_check(folder: Path, *, few_bytes: float = 2 * _GB, too_few_bytes: float
     return warn(name, text, remedy) if free < few_bytes else ok(name, text)
 
 
-SMALLEST = os.terminal_size((80, 24))
+MIN_SIZE = os.terminal_size((80, 24))
 _TMUX_LIMIT_S = 1.0
 
 
@@ -178,8 +178,8 @@ def terminal_check(environ: Mapping[str, str] = os.environ, size: os.terminal_si
     problems = []
     if kind in {"", "dumb"}:
         problems.append(("It cannot move its cursor.", "export TERM=xterm-256color"))
-    if found.columns < SMALLEST.columns or found.lines < SMALLEST.lines:
-        problems.append((f"The console needs {SMALLEST.columns}x{SMALLEST.lines}.", "Make the window larger."))
+    if found.columns < MIN_SIZE.columns or found.lines < MIN_SIZE.lines:
+        problems.append((f"The console needs {MIN_SIZE.columns}x{MIN_SIZE.lines}.", "Make the window larger."))
     if not unicode:
         problems.append(("Charts and frames are drawn in ASCII.", "export LANG=C.UTF-8"))
     if "TMUX" in environ and not _tmux_clipboard():

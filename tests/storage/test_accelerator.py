@@ -95,7 +95,7 @@ def test_the_size_cannot_be_changed_twice_in_an_hour(store: ObjectStore) -> None
 
 
 def test_a_size_beyond_the_limit_has_a_remedy(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ossconsole.storage.accelerator.LARGEST_GB", 10**10)
+    monkeypatch.setattr("ossconsole.storage.accelerator.MAX_GB", 10**10)
     with pytest.raises(StorageError) as caught:
         save(store, Accelerator(zone=ZONE, quota_gb=10**9))
     assert (caught.value.code, caught.value.ec) == ("InvalidQuota", "0024-00000801")

@@ -109,7 +109,7 @@ def test_renewed_secrets_are_masked_like_the_first_ones() -> None:
 
 
 def test_the_oldest_secrets_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(credentials, "_MOST_TEXTS", 3)
+    monkeypatch.setattr(credentials, "_MAX_TEXTS", 3)
     for text in ("kept", "one1", "two2", "kept", "three3"):
         register_secret(Secret(text))
     assert redact("kept one1 two2 three3") == f"{MASK} one1 {MASK} {MASK}"

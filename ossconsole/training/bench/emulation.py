@@ -52,7 +52,7 @@ _CLOSE = 0.03  # to the least AU: such a trial is repeated, and the mean counts
 _REPEATS = 3  # trials at most
 _AHEAD = 2  # batches for each reader that are read ahead when a trial ends
 _MEMORY_PER_ACCELERATOR = 600_000_000  # bytes: torch in its process, besides the batch buffers (seen with 2.14)
-_MOST = 64
+_MAX_ACCELERATORS = 64
 
 
 class EmulationSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,7 +264,7 @@ class Emulation:
         settings = self._settings
         row_bytes = max(1, int(self._bytes_per_sample), 3 * self._data.image_size(0) ** 2)
         buffers = settings.workload.batch_size * row_bytes * 4 * (settings.workers + 2)
-        return max(1, min(_MOST, free_memory() // (_MEMORY_PER_ACCELERATOR + buffers)))
+        return max(1, min(_MAX_ACCELERATORS, free_memory() // (_MEMORY_PER_ACCELERATOR + buffers)))
 
     def _try(self, path: _Path, number: int, round_: int) -> None:
         """One trial, after the calibration of that number and the first read of its samples.

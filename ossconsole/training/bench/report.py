@@ -115,7 +115,7 @@ def _compared(row: ResultRow) -> list[tuple[str, str]]:
     return ratios + mount
 
 
-_MOST_CHARTS = 6  # on a page that prints on two sheets
+_MAX_CHARTS = 6  # on a page that prints on two sheets
 
 
 def _rounds(bench: SavedBench) -> list[Chart]:
@@ -127,7 +127,7 @@ def _rounds(bench: SavedBench) -> list[Chart]:
     drawn = {title: points for title, points in found.items() if len(points) > 2}
     return [
         Chart(title, [float(number) for number, _ in points], [rate for _, rate in points], "round")
-        for title, points in list(drawn.items())[:_MOST_CHARTS]
+        for title, points in list(drawn.items())[:_MAX_CHARTS]
     ]
 
 
