@@ -49,7 +49,7 @@ def print_event(event: object) -> None:
             err=True,
         )
     elif isinstance(event, Calibration):
-        verdict = "" if event.passed else f", below {CALIBRATED_AU:.0%}: this host is a limit".replace("%", " %")
+        verdict = "" if event.passed else f", below {CALIBRATED_AU * 100:.0f} %: this host is a limit"
         say(f"{_accelerators(event.accelerators)} with a full buffer: AU {event.au:.1%}{verdict}", err=True)
     elif isinstance(event, Warming):
         say(
@@ -137,10 +137,6 @@ def _print_distributions(summary: BenchSummary) -> None:
         for where, times in row.times.items():
             table.add_row(where, *_ms(times.step), f"{times.stalls * 100:.0f} %", *_ms(times.fetch))
         Console(highlight=False).print(table)
-
-
-def _prefetch(cell: BenchCase) -> tuple[str]:
-    return (str(cell.prefetch_mb or "auto"),)
 
 
 def _ms(times: Quantiles) -> tuple[str, str, str]:
@@ -313,7 +309,8 @@ def _table(mode: Mode, rows: list[ResultRow], summary: BenchSummary) -> Table:
         table.add_column(f"speed-up\n{ratio}", justify="right")
     for row in rows:
         cells = [escape(safe_text(row.cell.dataset)), row.cell.format] if several else []
-        cells += [str(row.cell.batch_size), str(row.cell.workers), *(_prefetch(row.cell) if prefetches else ())]
+        cells += [str(row.cell.batch_size), str(row.cell.workers)]
+        cells += [str(row.cell.prefetch_mb or "auto")] if prefetches else []
         minutes = [row.minutes_per_epoch.get(result_key(endpoint, temperature)) for endpoint, temperature in shown]
         cells += ["" if each is None else f"{each:,.2f}" for each in minutes]
         table.add_row(*cells, *([_ratio(row, ratio)] if ratio else []))

@@ -1,7 +1,7 @@
 """The accelerator's cache as far as a run can see it: the share of hits, and what was read before.
 
-The time of a whole batch does not tell its share of hits: the connector gives samples in order, so that a batch takes
-as long as its misses do unless nearly all of it are hits. Single samples are timed instead (see `training.singles`).
+The time of a whole batch does not show its share of hits: the connector returns samples in order, so that a batch takes
+as long as its misses do unless nearly all of it are hits. `training.loading.pool.SingleSamples` times single samples.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ class _Gathered:
             "samples/s": "" if rate is None else f"{rate:,.1f}",
             "data wait": "" if wait is None else percent(wait),
             "AU": "" if wait is None else f"{percent(1 - wait)} (the share of the time that was not spent waiting)",
-            "best top-1": "" if best is None else f"{best:.1%}".replace("%", " %"),
+            "best top-1": "" if best is None else f"{best * 100:.1f} %",
             "loss": number(self._steps[-1].loss) if self._steps else "",
             "error": self.summary.error if self.summary is not None else "",
         }

@@ -52,7 +52,7 @@ class SizeRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuyersTable(msgspec.Struct, frozen=True, kw_only=True):
-    """The table. `samples_mb` has the bytes of a sample by format, in MB; `notes` say what its labels mean."""
+    """The table. `sample_bytes` has the mean bytes of a sample by format; `notes` say what its labels mean."""
 
     workload: str
     rows: tuple[SizeRow, ...]
@@ -164,7 +164,7 @@ def _notes(dataset: DatasetFacts, measured: Measured | None) -> tuple[str, ...]:
     if not dataset.sharded:
         limits += f", and {REQUESTS_PER_S:,} requests/s of an account, one for each sample"
     notes = [
-        f"documented: from {limits}; an accelerator is fed where its AU reaches {MIN_AU:.0%}.".replace("%", " %"),
+        f"documented: from {limits}; an accelerator is fed where its AU reaches {MIN_AU * 100:.0f} %.",
         "extrapolated: an estimated size of JPEGs, or the measured share of the documented rate at other sizes.",
         f"Cost: an estimate from the list price in Beijing, CNY {CNY_PER_GB_MONTH} per GB and month.",
     ]

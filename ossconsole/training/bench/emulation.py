@@ -435,19 +435,19 @@ def path_result(path: str, trials: Sequence[Trial], calibrated: Mapping[int, flo
     if failed is None:
         return PathResult(path=path, accelerators=best, limit="", words=f"{words}; more were not tried.", fed=fed)
     limit, why = _limit(failed)
-    reached = f"{failed.accelerators} would reach an AU of {failed.sustained_au:.0%}".replace("%", " %")
+    reached = f"{failed.accelerators} would reach an AU of {failed.sustained_au * 100:.0f} %"
     return PathResult(path=path, accelerators=best, limit=limit, words=f"{words}; {reached}: {why}.", fed=fed)
 
 
 def _limit(failed: Fed) -> tuple[str, str]:
     """What limits a number that failed, and the reason in words."""
     if failed.calibrated_au < CALIBRATED_AU:
-        why = f"its AU is {failed.calibrated_au:.1%} with a buffer that is always full"
+        why = f"its AU is {failed.calibrated_au * 100:.1f} % with a buffer that is always full"
     elif failed.readers_busy >= _BUSY:
-        why = f"its readers ran or waited for a processor {failed.readers_busy:.0%} of the time"
+        why = f"its readers ran or waited for a processor {failed.readers_busy * 100:.0f} % of the time"
     else:
         return "storage", "the storage is the limit"
-    return "host", f"this host is the limit, {why}".replace("%", " %")
+    return "host", f"this host is the limit, {why}"
 
 
 def _warm_trials(trials: Sequence[Trial]) -> list[Trial]:
