@@ -86,7 +86,7 @@ def installed_versions() -> dict[str, str]:
 
 
 LOOKS = (6, 9, 13, 20, 30, 45)
-"""Numbers of pairs at which the interval is made, as in a group-sequential test. After the last one it stays as it is."""
+"""Numbers of pairs at which the interval is made (a group-sequential test). After the last one it stays as it is."""
 
 # Student's t at one nominal level (0.0098, two-sided) for each look. At this level all intervals of a sequence of
 # independent normal pairs hold the truth in 95 % of sequences if the visits double after each look, and in 96 % if they
