@@ -389,7 +389,7 @@ def test_one_upload_at_a_time(sandboxed_bucket: Sandboxed, profile: Profile, sou
 # Controls
 
 
-def test_pause_holds_and_resume_goes_on(sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path) -> None:
+def test_pause_holds_and_resume_continues(sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path) -> None:
     job = create_upload(profile, sandboxed_bucket.owner, settings_for(make_pictures(tmp_path / "s", train=60)))
     job.start()
     wait_until(lambda: job.progress().uploaded > 0)
@@ -494,7 +494,7 @@ def test_no_process_is_left_behind(sandboxed_bucket: Sandboxed, profile: Profile
     ]
 
 
-def test_a_file_of_the_working_folder_is_no_library(
+def test_a_file_of_the_working_folder_is_not_imported(
     sandboxed_bucket: Sandboxed, profile: Profile, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "PIL.py").write_text("raise SystemExit('imported from the working folder')")
@@ -502,7 +502,7 @@ def test_a_file_of_the_working_folder_is_no_library(
     assert upload(profile, sandboxed_bucket.owner, settings_for(source)).uploaded == 8
 
 
-def test_a_full_disk_under_the_journal_ends_it_and_the_next_run_goes_on(
+def test_a_full_disk_under_the_journal_ends_it_and_the_next_run_continues(
     sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_pictures(tmp_path / "s", train=80)
@@ -630,9 +630,9 @@ def test_the_archive_of_one_class_fails_with_a_remedy_in_the_plan_and_in_the_upl
         ("1.JPEG", "not in a class folder"),
         ("2.JPEG", "not in a class folder"),
     ]
-    with pytest.raises(ConsoleError, match="2 failed") as told:
+    with pytest.raises(ConsoleError, match="2 failed") as caught:
         upload(profile, sandboxed_bucket.owner, settings)
-    assert "a folder with the name of the class" in told.value.remedy
+    assert "a folder with the name of the class" in caught.value.remedy
 
 
 def test_what_of_the_source_is_not_used_is_in_plan_and_summary(

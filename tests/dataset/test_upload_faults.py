@@ -109,7 +109,7 @@ def test_connections_that_break_off_in_the_middle_of_a_sample(failing: Failing, 
     assert bucket(failing.store, profile.dataset_prefix) == wanted(source, settings.preprocessing)
 
 
-def test_the_wait_that_oss_asks_for_is_kept(failing: Failing, tmp_path: Path) -> None:
+def test_the_wait_that_oss_requests_is_kept(failing: Failing, tmp_path: Path) -> None:
     failing.control.set_faults(puts(Error(code="QpsLimitExceeded", qos_delay_ms=1500), times=1))
     assert failing.upload(make_pictures(tmp_path / "one", train=1, val=0)).seconds >= 1.5
 
@@ -128,7 +128,7 @@ def test_one_key_that_is_always_refused_costs_that_key_alone(failing: Failing, s
     failing.check_bucket(source)
 
 
-def test_an_endpoint_that_goes_away_ends_it_and_the_next_run_goes_on(failing: Failing, source: Path) -> None:
+def test_an_endpoint_that_disappears_ends_it_and_the_next_run_continues(failing: Failing, source: Path) -> None:
     job = create_upload(failing.profile, failing.owner, settings_for(source, parallelism=32, bandwidth=40_000.0))
     job.start()
     wait_until(lambda: job.progress().uploaded > 10)

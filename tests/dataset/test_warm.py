@@ -247,7 +247,7 @@ def test_a_key_that_may_only_read_is_enough(
     assert run_to_end(WarmUp(limited, found)).progress().items_done == len(keys)
 
 
-def test_a_key_that_may_not_list_the_accelerator_is_no_obstacle(
+def test_a_key_that_may_not_list_the_accelerator_can_warm_up(
     accelerated: ObjectStore, store: ObjectStore, keys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_store: ObjectStore) -> Accelerator:

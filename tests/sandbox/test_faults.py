@@ -337,7 +337,7 @@ def test_faults_leave_no_descriptors_behind(
     wait_until(lambda: process.num_fds() <= before)
 
 
-def test_a_disk_error_is_no_part_of_a_slow_reply(
+def test_a_disk_error_is_an_error_reply_although_replies_are_slow(
     sandbox: SandboxProcess, info: SandboxInfo, arm: Arm, key: str, prefix: str
 ) -> None:
     """It came after the headers: the error reply arrived as bytes of the object."""

@@ -98,7 +98,7 @@ def test_rename_of_an_object_keeps_its_bytes_and_metadata(store: ObjectStore, pr
     assert (info.metadata, info.content_type) == ({"epoch": "3"}, "text/x-test")
 
 
-def test_a_copy_overwrites_only_when_told(store: ObjectStore, filled: str) -> None:
+def test_a_copy_overwrites_only_with_replace(store: ObjectStore, filled: str) -> None:
     found = summary(store, f"{filled}one")
     kept = run_to_end(Copy(store, [found], found.key, f"{filled}two"))
     assert "FileAlreadyExists" in kept.failures[0].reason
@@ -264,7 +264,7 @@ def test_a_folder_is_not_copied_into_itself(store: ObjectStore, filled: str, tar
 
 
 @pytest.mark.parametrize("target", ["", "/leading", "n" * 1024], ids=["empty", "slash", "long"])
-def test_a_target_that_is_no_key_is_refused(store: ObjectStore, filled: str, target: str) -> None:
+def test_a_target_that_is_not_a_key_is_refused(store: ObjectStore, filled: str, target: str) -> None:
     found = summary(store, f"{filled}one")
     with pytest.raises(SettingsError, match="not a valid object name"):
         Copy(store, [found], found.key, target)
@@ -359,9 +359,7 @@ def test_restore_takes_what_is_archived_alone(sandboxed_bucket: Sandboxed, store
     assert "NoSuchKey" in denied.failures[0].reason
 
 
-def test_a_restore_that_is_under_way_is_no_failure(
-    sandboxed_bucket: Sandboxed, store: ObjectStore, prefix: str
-) -> None:
+def test_a_restore_in_progress_is_not_a_failure(sandboxed_bucket: Sandboxed, store: ObjectStore, prefix: str) -> None:
     plan = FaultPlan(rules=[Rule(action=Error(code="RestoreAlreadyInProgress", status=409), operation="RestoreObject")])
     with sandboxed_bucket.faults(plan):
         job = Restore(store, [ObjectSummary(f"{prefix}one", 4, 0, "ColdArchive")])
@@ -434,7 +432,7 @@ def test_usage_counts_everything_below(store: ObjectStore, filled: str) -> None:
     assert job.totals.newest > 0
 
 
-def test_details_tell_all_and_what_would_not_be_told(store: ObjectStore, prefix: str) -> None:
+def test_details_show_all_and_what_could_not_be_read(store: ObjectStore, prefix: str) -> None:
     store.put(f"{prefix}object", b"data", content_type="text/plain", metadata={"run": "r1"})
     details = object_details(store, f"{prefix}object")
     assert details.info.metadata == {"run": "r1"}
@@ -449,7 +447,7 @@ def test_details_tell_all_and_what_would_not_be_told(store: ObjectStore, prefix:
     assert missing.value.status == 404
 
 
-def test_versions_are_told_of_one_key_and_stay_when_it_is_deleted(sandboxed_bucket: Sandboxed) -> None:
+def test_versions_of_one_key_are_listed_and_stay_when_it_is_deleted(sandboxed_bucket: Sandboxed) -> None:
     store = sandboxed_bucket.store().for_bucket("keeps-versions")
     store.create_bucket()
     store.put("key", b"before")

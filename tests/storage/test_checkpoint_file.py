@@ -78,7 +78,7 @@ def own_checkpoint(scale: float = 1.0) -> dict[str, Any]:
     }
 
 
-def test_a_checkpoint_of_ours_is_told_in_full() -> None:
+def test_a_checkpoint_of_ossconsole_is_described_in_full() -> None:
     checkpoint = read(torch_bytes(own_checkpoint()))
     assert checkpoint.kind == "ossconsole checkpoint"
     assert checkpoint.resumable
@@ -265,7 +265,7 @@ def test_the_index_of_a_dcp_folder_names_every_file_and_none_outside_the_folder(
     assert read_checkpoint(file, ".metadata", pytest.fail).fields == {"files": 4}
 
 
-def test_a_pickled_module_is_shown_and_said_to_name_code() -> None:
+def test_a_pickled_module_is_shown_with_a_note_that_it_names_code() -> None:
     checkpoint = read(torch_bytes(torch.nn.Sequential(torch.nn.Linear(2, 2))))
     assert checkpoint.kind == "pickled object torch.nn.modules.container.Sequential"
     assert [row.name for row in checkpoint.model] == ["0.weight", "0.bias"]
@@ -317,7 +317,7 @@ def test_a_hostile_pickle_is_named_and_not_run(tmp_path: Path, protocol: int) ->
     ],
     ids=["empty", "text", "legacy", "deflated", "no end", "stack", "length", "buffer", "marks"],
 )
-def test_what_is_no_checkpoint_says_so(data: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(data: bytes, message: str) -> None:
     if not message:
         assert read(data).model == []
         return

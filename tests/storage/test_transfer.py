@@ -93,7 +93,7 @@ def test_a_second_download_fetches_nothing_and_a_changed_file_is_kept_replaced_o
     assert (again.progress().items_done, again.progress().items_skipped) == (0, 2)
 
     (tmp_path / "one.txt").write_bytes(b"mine")
-    os.utime(tmp_path / "two.txt", (1, 1))  # same bytes, other time: told by its CRC64
+    os.utime(tmp_path / "two.txt", (1, 1))  # same bytes, other time: its CRC64 decides
     kept = run_to_end(Download(store, [prefix], prefix, tmp_path))
     assert kept.progress().items_skipped == 2
     assert files(tmp_path) == {"one.txt": b"mine", "two.txt": b"two"}
@@ -142,7 +142,7 @@ def test_no_more_objects_are_fetched_at_once_than_there_are_threads(
     assert len(begun) == 12
 
 
-def test_a_cancelled_download_goes_on_where_it_stopped(
+def test_a_cancelled_download_continues_where_it_stopped(
     sandboxed_bucket: Sandboxed, prefix: str, tmp_path: Path
 ) -> None:
     plain = sandboxed_bucket.store()
@@ -213,7 +213,7 @@ def test_a_large_object_that_came_with_a_wrong_byte_is_fetched_again(
     assert (progress.items_done, progress.bytes_done) == (1, len(LARGE))
 
 
-def test_an_object_that_never_comes_with_its_crc_is_told_after_some_rounds(
+def test_an_object_that_never_arrives_with_its_crc_fails_after_some_rounds(
     sandboxed_bucket: Sandboxed, store: ObjectStore, prefix: str, tmp_path: Path
 ) -> None:
     store.put(f"{prefix}large", LARGE)

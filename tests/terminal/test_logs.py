@@ -69,7 +69,7 @@ def test_everything_goes_to_a_private_file_and_nothing_to_the_terminal(capfd: py
     assert capfd.readouterr() == ("", "")
 
 
-def test_no_secret_by_any_way_into_the_log() -> None:
+def test_no_secret_gets_into_the_log() -> None:
     register_secret(Secret(SECRET))
     set_up_logging(logging.DEBUG)
     LOG.info("in the message %s", SECRET)

@@ -164,11 +164,11 @@ def test_a_failed_command_is_reported_in_the_event_log(sleeper: subprocess.Popen
     run.pause()
     found: list[events.Event] = []
 
-    def told() -> bool:
+    def reported() -> bool:
         found.extend(run.drain())
         return bool(found)
 
-    wait_until(told)
+    wait_until(reported)
     assert isinstance(found[0], events.WarningEvent)
     assert f"Process {sleeper.pid} is not responding" in found[0].message
     assert run.alive

@@ -67,7 +67,7 @@ def test_memory_that_others_hold_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     assert "--batch-size 128" in error.value.remedy
 
 
-def test_a_broken_device_asks_for_a_restart() -> None:
+def test_a_broken_device_needs_a_restart() -> None:
     with pytest.raises(ConsoleError, match="illegal memory access") as error, device_errors(CPU, 8):
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
     assert "Restart ossconsole" in error.value.remedy

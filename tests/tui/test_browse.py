@@ -515,9 +515,9 @@ async def test_another_bucket_keeps_versions_and_says_so(bucket: ObjectStore, ma
         await browser.goes_to("weights.txt")
         await browser.press("enter")
         await browser.until(lambda: "Access, tags and versions" in browser.text)
-        told = " ".join(browser.text.split())
+        drawn = " ".join(browser.text.split())
         for words in ("ACL default", "stage best", " 2 B, latest", " 1 B", "x-oss-hash-crc64ecma", "x-oss-version-id"):
-            assert words in told
+            assert words in drawn
         await browser.press("escape", "x")
         await browser.until(lambda: isinstance(pilot.app.screen, TypedConfirmScreen))
         assert "kept as versions" in browser.text
