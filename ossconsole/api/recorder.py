@@ -248,7 +248,7 @@ class StepRecorder:
             if self._images is not None:
                 continue
             pids = worker_pids()
-            workers.look(pids)
+            workers.sample(pids)
             if time.monotonic() >= next_read:
                 next_read = time.monotonic() + _WORKERS_EVERY_S
                 usage = workers.read(pids)

@@ -33,7 +33,7 @@ _MODES = [str(mode) for mode in Mode]
 _EMULATION_ROUNDS = 2
 _COMPUTE = ("precision", "compile", "device", "gpu")
 """Settings of a run that are settings of the measured training steps too."""
-_MOST_ROUNDS = LOOKS[2]
+_MAX_ROUNDS = LOOKS[2]
 
 
 def _repeatable(name: str, parameter: str, text: str, **attributes: Any) -> Callable[[F], F]:
@@ -100,7 +100,7 @@ def _repeatable(name: str, parameter: str, text: str, **attributes: Any) -> Call
 @click.option(
     "--rounds",
     type=click.IntRange(1),
-    show_default=f"{LOOKS[0]} to {_MOST_ROUNDS}, until the ratio is decided or more would take it beyond 3 minutes; "
+    show_default=f"{LOOKS[0]} to {_MAX_ROUNDS}, until the ratio is decided or more would take it beyond 3 minutes; "
     f"{LOOKS[0]} with --aa, --formats, --mount, --checkpoint-mb; {_EMULATION_ROUNDS} with --emulate",
     help="Pairs of readings, one of each endpoint, in ABBA order. 6, 9, 13, 20, 30 and 45 give an interval.",
 )
@@ -263,7 +263,7 @@ def _compare_endpoints(opened: OpenTarget, options: dict[str, Any], report: Repo
     given = {name: value for name, value in options.items() if name in BenchSettings.__struct_fields__}
     given |= {
         "endpoints": endpoints,
-        "rounds": options["rounds"] or (_MOST_ROUNDS if until_decided else LOOKS[0]),
+        "rounds": options["rounds"] or (_MAX_ROUNDS if until_decided else LOOKS[0]),
         "until_decided": until_decided,
         "workers": tuple(dict.fromkeys(options["workers"])),
         "batch_sizes": tuple(dict.fromkeys(options["batch_sizes"])),

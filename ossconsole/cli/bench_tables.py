@@ -49,7 +49,7 @@ def print_event(event: object) -> None:
             err=True,
         )
     elif isinstance(event, Calibration):
-        verdict = "" if event.passed else f", below {CALIBRATED_AU:.0%}: this host is a limit".replace("%", " %")
+        verdict = "" if event.passed else f", below {CALIBRATED_AU * 100:.0f} %: this host is a limit"
         say(f"{_accelerators(event.accelerators)} with a full buffer: AU {event.au:.1%}{verdict}", err=True)
     elif isinstance(event, Warming):
         say(
@@ -110,16 +110,16 @@ def print_summary(summary: BenchSummary) -> None:
             say(_detail(row, temperature, found))
 
 
-def _detail(row: ResultRow, temperature: str, found: ComparisonReport) -> str:
+def _detail(row: ResultRow, temperature: str, report: ComparisonReport) -> str:
     """The interval, stalls and conditions behind a row's number, in one line."""
-    parts = [found.words]
-    if found.typical_ratio is not None:
-        parts.append(f"typical step {found.typical_ratio:.2f}x")
-    for name, side in (("standard", found.standard), ("accelerated", found.accelerated)):
+    parts = [report.words]
+    if report.typical_ratio is not None:
+        parts.append(f"typical step {report.typical_ratio:.2f}x")
+    for name, side in (("standard", report.standard), ("accelerated", report.accelerated)):
         if side.stall_share is not None:
             parts.append(f"{name} stalls {side.stall_share:.0%} of the time")
-    if found.conditions is not None:
-        parts.append(found.conditions.words)
+    if report.conditions is not None:
+        parts.append(report.conditions.words)
     return f"{row.cell.mode}, {temperature}: {'; '.join(parts)}"
 
 
@@ -139,10 +139,6 @@ def _print_distributions(summary: BenchSummary) -> None:
         Console(highlight=False).print(table)
 
 
-def _prefetch(cell: BenchCase) -> tuple[str]:
-    return (str(cell.prefetch_mb or "auto"),)
-
-
 def _ms(times: Quantiles) -> tuple[str, str, str]:
     """In ms; whole ones above 100, so that the table fits 80 columns."""
     p50, p95, p99 = (f"{each * 1e3:,.{0 if each >= 0.1 else 1}f}" for each in (times.p50, times.p95, times.p99))
@@ -158,12 +154,12 @@ def _mount_lines(summary: BenchSummary) -> Iterator[str]:
         yield f"Mounted folder: {summary.page_cache}; what the mount itself caches is part of it."
 
 
-def _path_ratio(found: PathRatio) -> str:
-    if found.low is None or found.high is None:
-        return f"{found.ratio:.2f}x ({counted(found.pairs, 'pair')}: an interval needs --rounds {LOOKS[0]})"
-    if found.low <= 1 <= found.high:
-        return f"no difference found ({found.low:.2f} to {found.high:.2f}, {counted(found.pairs, 'pair')})"
-    return f"{found.ratio:.2f}x ({found.low:.2f} to {found.high:.2f}, {counted(found.pairs, 'pair')})"
+def _path_ratio(measured: PathRatio) -> str:
+    if measured.low is None or measured.high is None:
+        return f"{measured.ratio:.2f}x ({counted(measured.pairs, 'pair')}: an interval needs --rounds {LOOKS[0]})"
+    if measured.low <= 1 <= measured.high:
+        return f"no difference found ({measured.low:.2f} to {measured.high:.2f}, {counted(measured.pairs, 'pair')})"
+    return f"{measured.ratio:.2f}x ({measured.low:.2f} to {measured.high:.2f}, {counted(measured.pairs, 'pair')})"
 
 
 def print_emulation(summary: EmulationSummary) -> None:
@@ -197,22 +193,22 @@ def print_emulation(summary: EmulationSummary) -> None:
         say(f"- {line}")
 
 
-def _print_buyers(found: BuyersTable) -> None:
+def _print_buyers(buyers: BuyersTable) -> None:
     from rich.console import Console
 
     from ossconsole.training.bench.buyers import sized
 
-    table = _new_table(f"Accelerators of {found.workload} that an OSS accelerator feeds")
+    table = _new_table(f"Accelerators of {buyers.workload} that an OSS accelerator feeds")
     table.add_column("size", justify="right")
     table.add_column("MB/s", justify="right")
-    for name, size in found.sample_bytes.items():
+    for name, size in buyers.sample_bytes.items():
         table.add_column(f"{name}\n{size / 1e3:,.1f} KB", justify="right", no_wrap=True)
     table.add_column("CNY/month\nestimated", justify="right")
-    for row in found.rows:
+    for row in buyers.rows:
         cells = [f"{feed.accelerators:,}{'+' if feed.or_more else ''} {feed.origin}" for feed in row.feeds]
         table.add_row(sized(row.quota_gb), f"{row.mb_per_s:,.0f}", *cells, f"{row.cny_per_month:,.0f}")
     Console(highlight=False).print(table)
-    for note in found.notes:
+    for note in buyers.notes:
         say(note)
 
 
@@ -234,21 +230,21 @@ def print_checkpoints(summary: CheckpointSummary) -> None:
         say(f"Mounted folder: {summary.page_cache}; writes end with fsync.")
 
 
-def print_comparison(found: BenchComparison) -> None:
+def print_comparison(comparison: BenchComparison) -> None:
     """Prints what differs between two saved benchmarks."""
     from rich.console import Console
 
-    table = _new_table(f"{found.second}, compared with {found.first}")
+    table = _new_table(f"{comparison.second}, compared with {comparison.first}")
     table.add_column("measured")
-    for title in (found.first, found.second, "ratio", "95 %", "result"):
+    for title in (comparison.first, comparison.second, "ratio", "95 %", "result"):
         table.add_column(title, justify="right")
-    for each in found.differences:
+    for each in comparison.differences:
         interval = "" if each.low is None or each.high is None else f"{each.low:.2f} to {each.high:.2f}"
         rates = (f"{each.first:,.1f}", f"{each.second:,.1f}")
         table.add_row(safe_text(each.what), *rates, f"{each.ratio:.2f}x", interval, str(each.verdict))
     Console(highlight=False).print(table)
     say("Samples/s (bytes/s of checkpoints). The intervals hold together, for what varies within a benchmark.")
-    for name, (before, after) in found.changed.items():
+    for name, (before, after) in comparison.changed.items():
         say(f"{name.replace('_', ' ')}: {before or 'unknown'} -> {after or 'unknown'}")
 
 
@@ -313,7 +309,8 @@ def _table(mode: Mode, rows: list[ResultRow], summary: BenchSummary) -> Table:
         table.add_column(f"speed-up\n{ratio}", justify="right")
     for row in rows:
         cells = [escape(safe_text(row.cell.dataset)), row.cell.format] if several else []
-        cells += [str(row.cell.batch_size), str(row.cell.workers), *(_prefetch(row.cell) if prefetches else ())]
+        cells += [str(row.cell.batch_size), str(row.cell.workers)]
+        cells += [str(row.cell.prefetch_mb or "auto")] if prefetches else []
         minutes = [row.minutes_per_epoch.get(result_key(endpoint, temperature)) for endpoint, temperature in shown]
         cells += ["" if each is None else f"{each:,.2f}" for each in minutes]
         table.add_row(*cells, *([_ratio(row, ratio)] if ratio else []))
@@ -329,10 +326,10 @@ _SWEPT: dict[str, Callable[[BenchCase], str]] = {
 """The settings that a sweep varies, by the title of their column; `ahead` are the batch buffers."""
 
 
-def _format_table(found: Sequence[FormatResult], *, simulated: bool) -> Table:
+def _format_table(results: Sequence[FormatResult], *, simulated: bool) -> Table:
     """The formats side by side, of one endpoint and state of the cache."""
-    first = found[0]
-    cells = [each.cell for each in found]
+    first = results[0]
+    cells = [each.cell for each in results]
     titles = [title for title, value in _SWEPT.items() if len({value(cell) for cell in cells}) > 1]
     where = f"{first.endpoint} endpoint, {first.temperature}{', simulated' if simulated else ''}"
     table = _new_table(f"Formats of the same images, {where}")
@@ -349,7 +346,7 @@ def _format_table(found: Sequence[FormatResult], *, simulated: bool) -> Table:
     table.add_column("format", no_wrap=True)
     for title in (*titles, *columns):
         table.add_column(title, justify="right", no_wrap=True)
-    for each in found:
+    for each in results:
         swept = (_SWEPT[title](each.cell) for title in titles)
         table.add_row(each.cell.format, *swept, *(text(each) for text in columns.values()))
     return table

@@ -15,8 +15,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta, timezone
+from collections.abc import Mapping
+from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +40,7 @@ from ossconsole.config.files import (
 )
 from ossconsole.config.metadata import MetadataError, MetadataService
 from ossconsole.config.profiles import Profile
-from ossconsole.config.renewal import RenewedSource
+from ossconsole.config.renewal import RenewedSource, ends_within, utc_now
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import SHARDS_NAME, SPLITS, ManifestMissingError, manifest_key, object_key
 from ossconsole.storage.errors import StorageError
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from ossconsole.training.data import TrainingData
 
 SUPPORTED_PYTHONS = ((3, 10), (3, 13))
-OLDEST_GLIBC = (2, 17)  # of osstorchconnector's wheels (manylinux2014), which exist for x86-64 only
+MIN_GLIBC = (2, 17)  # of osstorchconnector's wheels (manylinux2014), which exist for x86-64 only
 FEW_OPEN_FILES, TOO_FEW_OPEN_FILES = 4096, 512
 _USERFAULTFD = 323  # syscall number on x86-64
 _GB = 1e9
@@ -76,7 +76,7 @@ def glibc_check(version: str | None = None, machine: str = platform.machine()) -
         found = ""
     text = f"{found or 'no glibc'} on {machine}"
     numbers = tuple(int(part) for part in found.removeprefix("glibc ").split(".")[:2]) if found else ()
-    if machine != "x86_64" or numbers < OLDEST_GLIBC:
+    if machine != "x86_64" or numbers < MIN_GLIBC:
         return fail(
             "glibc", f"{text}: osstorchconnector needs glibc 2.17 or newer on x86_64.", "Use an Ubuntu 22.04 image."
         )
@@ -159,7 +159,7 @@ def disk_check(folder: Path, *, few_bytes: float = 2 * _GB, too_few_bytes: float
     return warn(name, text, remedy) if free < few_bytes else ok(name, text)
 
 
-SMALLEST = os.terminal_size((80, 24))
+MIN_SIZE = os.terminal_size((80, 24))
 _TMUX_LIMIT_S = 1.0
 
 
@@ -178,8 +178,8 @@ def terminal_check(environ: Mapping[str, str] = os.environ, size: os.terminal_si
     problems = []
     if kind in {"", "dumb"}:
         problems.append(("It cannot move its cursor.", "export TERM=xterm-256color"))
-    if found.columns < SMALLEST.columns or found.lines < SMALLEST.lines:
-        problems.append((f"The console needs {SMALLEST.columns}x{SMALLEST.lines}.", "Make the window larger."))
+    if found.columns < MIN_SIZE.columns or found.lines < MIN_SIZE.lines:
+        problems.append((f"The console needs {MIN_SIZE.columns}x{MIN_SIZE.lines}.", "Make the window larger."))
     if not unicode:
         problems.append(("Charts and frames are drawn in ASCII.", "export LANG=C.UTF-8"))
     if "TMUX" in environ and not _tmux_clipboard():
@@ -351,36 +351,32 @@ def connector_config_check() -> Check:
     return ok(name, f"{path} is valid.")
 
 
-def credentials_check(
-    source: CredentialSource,
-    passed_over: tuple[SourceState, ...] = (),
-    now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
-) -> Check:
+def credentials_check(source: CredentialSource, passed_over: tuple[SourceState, ...] = ()) -> Check:
     """Whether there is a key pair, when it expires, whether other users can read its file, and which sources failed."""
     name = "credentials"
     found = source()
     renews = isinstance(source, RenewedSource) and not (isinstance(source, FileSource) and source.kind == "connector")
     renewed = ", renewed before" if renews and found.expiration is not None else ""
-    text = f"{mask_key_id(found.access_key_id)} from {found.source}, {_end(found, now())}{renewed}"
+    text = f"{mask_key_id(found.access_key_id)} from {found.source}, {_end(found)}{renewed}"
     others = describe_passed_over(passed_over)
     text += others
-    if found.expiration is not None and found.expiration <= now():
+    if ends_within(found, timedelta(0)):
         return fail(name, f"{text}.", "Fetch new temporary credentials, or enter an AccessKey on the Setup screen.")
     file = source.path if isinstance(source, FileSource | CliProfileSource | SdkFileSource) else None
     if file is not None and (mode := loose_mode(file)) is not None:
         return warn(name, f"{text}; other users of this machine can read its file ({mode:04o}).", f"chmod 600 {file}")
     if others:
         return warn(name, f"{text}.", next((state.remedy for state in passed_over if state.remedy), _SELECT_REMEDY))
-    if found.expiration is not None and found.expiration - now() < SOON and not renews:
+    if ends_within(found, SOON) and not renews:
         return warn(name, f"{text}.", "Fetch new ones before a long run.")
     return ok(name, f"{text}.")
 
 
-def instance_check(profile: Profile | None, service: MetadataService | None = None) -> Check:
+def instance_check(profile: Profile | None) -> Check:
     """Whether this instance is in the bucket's region."""
     name = "instance"
     try:
-        found = (service or MetadataService()).instance()
+        found = MetadataService().instance()
     except MetadataError:
         return ok(name, "Not an ECS instance: no metadata service answers.")
     text = f"{found.instance_type} in {found.zone or found.region}"
@@ -396,10 +392,10 @@ def failed(name: str, error: ConsoleError) -> Check:
     return fail(name, error.message, error.remedy)
 
 
-def _end(credentials: Credentials, now: datetime) -> str:
+def _end(credentials: Credentials) -> str:
     if credentials.expiration is None:  # a token always ends; some files do not say when
         return "expiry unknown" if credentials.security_token else "without expiry"
-    left = credentials.expiration - now
+    left = credentials.expiration - utc_now()
     if left <= timedelta(0):
         return f"expired at {credentials.expiration:%Y-%m-%d %H:%M:%S} UTC"
     minutes = int(left.total_seconds() // 60)

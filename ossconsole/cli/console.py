@@ -73,9 +73,7 @@ def demo(target: Target, as_json: bool, tour: bool, no_mouse: bool) -> int:
     return run_demo(target, as_json=as_json)
 
 
-def open_console(
-    target: Target, *, readonly: bool, demo: bool = False, mouse: bool = True, tour: bool = False
-) -> NoReturn:
+def open_console(target: Target, *, readonly: bool, mouse: bool, demo: bool = False, tour: bool = False) -> NoReturn:
     """Shows the console until the user exits; ends the program with its exit code. Raises ConsoleError.
 
     Without `mouse` the terminal keeps it, to select text.

@@ -51,7 +51,7 @@ def doctor(as_json: bool, readonly: bool, target: Target) -> None:
         sys.exit(1)
 
 
-def examine(target: Target, *, writes: bool = True) -> Iterator[Sequence[Check]]:
+def examine(target: Target, *, writes: bool) -> Iterator[Sequence[Check]]:
     """All checks, run simultaneously, in a fixed order.
 
     Each has a time limit: LIMIT_S, or more for the bucket and torch. Checks that still run are reported on stderr.
@@ -106,7 +106,7 @@ def machine_jobs(profile: Profile | None) -> list[CheckJob]:
     return jobs
 
 
-def bucket_checks(target: Target, profile: Profile | None, *, writes: bool = True) -> list[Check]:
+def bucket_checks(target: Target, profile: Profile | None, *, writes: bool) -> list[Check]:
     """Settings, credentials, both endpoints, and the dataset; `profile` None is the sandbox.
 
     With `writes`, a small object is written to test the permissions.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ossconsole.cli.options import FiniteRange, Target, label_options, profile_options, reads_only
-from ossconsole.cli.output import say, say_json
+from ossconsole.cli.output import report_and_wait, say, say_json
 from ossconsole.cli.sandbox import fill_sandbox
 from ossconsole.cli.weights import read_named
 from ossconsole.config.credentials import start_resource_tracker
@@ -18,7 +18,6 @@ from ossconsole.dataset.labels import LabelFiles
 from ossconsole.training.settings import AUTO, DEFAULT_MODEL, DEVICES, TrainSettings, check_model
 
 if TYPE_CHECKING:
-    from ossconsole.storage.retry import Wait
     from ossconsole.telemetry.predictions import Evaluation
 
 _REPORT_EVERY_S = 5.0
@@ -75,7 +74,7 @@ def evaluate(
     _warn_of_runs()
     with target.open() as opened:
         fill_sandbox(opened)
-        with contextlib.closing(ObjectStore(opened.profile, opened.credentials, pause=_wait)) as store:
+        with contextlib.closing(ObjectStore(opened.profile, opened.credentials, pause=report_and_wait)) as store:
             found = read_named(checkpoint, model, store)
             if found.problem:
                 say(f"Warning: {found.problem}", err=True)
@@ -145,11 +144,6 @@ class _EvaluationProgress:
         if not self._quiet and time.monotonic() >= self._at:
             self._at = time.monotonic() + _REPORT_EVERY_S
             say(f"Evaluated {done:,} of {counted(total, 'image')}.", err=True)
-
-
-def _wait(wait: Wait) -> None:
-    say(f"Waiting: {wait}", err=True)
-    time.sleep(wait.seconds)
 
 
 def _print(result: Evaluation, where: str) -> None:

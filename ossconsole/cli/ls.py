@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ossconsole.cli.options import OpenTarget, Target, profile_options, reads_only
-from ossconsole.cli.output import say, say_json
+from ossconsole.cli.output import report_and_wait, say, say_json
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.text import counted
 from ossconsole.storage.objects import SYMLINK
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
-    from ossconsole.storage.retry import Wait
 
 
 @click.command()
@@ -36,7 +35,7 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
     with target.open() as opened:
         below = key_prefix(prefix, opened.profile.bucket)
         fill_if_listed(opened, below)
-        store = ObjectStore(opened.profile, opened.credentials, pause=_wait)
+        store = ObjectStore(opened.profile, opened.credentials, pause=report_and_wait)
         try:
             folders = objects = size = 0
             truncated = False
@@ -61,11 +60,6 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
     else:
         more = ", and more" if truncated else ""
         say(f"{counted(objects, 'object')}, {counted(size, 'byte')}, {counted(folders, 'folder')}{more}", err=True)
-
-
-def _wait(wait: Wait) -> None:
-    say(f"Waiting: {wait}", err=True)
-    time.sleep(wait.seconds)
 
 
 def fill_if_listed(opened: OpenTarget, below: str) -> None:

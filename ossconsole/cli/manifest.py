@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ossconsole.cli.options import Target, label_options, profile_options, readonly_option
-from ossconsole.cli.output import say, say_json
+from ossconsole.cli.output import report_and_wait, say, say_json
 from ossconsole.cli.sandbox import fill_sandbox
 from ossconsole.cli.upload import print_unused
 from ossconsole.config.errors import ConsoleError, SettingsError
@@ -16,7 +16,6 @@ from ossconsole.config.text import counted
 
 if TYPE_CHECKING:
     from ossconsole.dataset.manifest import Manifest
-    from ossconsole.storage.retry import Wait
 
 _REPORT_EVERY_S = 2.0
 
@@ -52,7 +51,7 @@ def manifest(
         raise SettingsError("--readonly disables writing the manifest.", remedy="Leave it out, or add --dry-run.")
     with target.open() as opened:
         fill_sandbox(opened)
-        store = ObjectStore(opened.profile, opened.credentials, pause=_wait)
+        store = ObjectStore(opened.profile, opened.credentials, pause=report_and_wait)
         prefix = opened.profile.dataset_prefix
         key = manifest_key(prefix)
         try:
@@ -90,11 +89,6 @@ class _ListingProgress:
                 say_json({"event": "progress", "time": time.time(), "objects": listed})
             else:
                 say(f"Listing {self._uri}/: {counted(listed, 'object')} so far.", err=True)
-
-
-def _wait(wait: Wait) -> None:
-    say(f"Waiting: {wait}", err=True)
-    time.sleep(wait.seconds)
 
 
 def _print_summary(listed: Manifest, uri: str, seconds: float, *, written: bool, as_json: bool) -> None:

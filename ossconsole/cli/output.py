@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import msgspec
@@ -23,16 +23,25 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import FULL
 from ossconsole.config.text import safe_text
 
+if TYPE_CHECKING:
+    from ossconsole.storage.retry import Wait
+
 
 def say(text: object, *, err: bool = False, mark: str = "", colour: str | None = None) -> None:
     """Prints one line of text with `mark` before it in `colour`; control and format characters are escaped."""
     click.echo(click.style(mark, fg=colour) + safe_text(str(text)) if mark else safe_text(str(text)), err=err)
 
 
-def say_lines(text: str, *, err: bool = False) -> None:
-    """`say` for text with trusted line breaks, such as usage and tracebacks."""
+def say_lines(text: str) -> None:
+    """`say` on stderr for text with trusted line breaks, such as usage and tracebacks."""
     for line in text.rstrip("\n").split("\n"):
-        say(line, err=err)
+        say(line, err=True)
+
+
+def report_and_wait(wait: Wait) -> None:
+    """Says on stderr why a request is sent again later, and waits until then."""
+    say(f"Waiting: {wait}", err=True)
+    time.sleep(wait.seconds)
 
 
 def say_json(value: object) -> None:
@@ -82,7 +91,7 @@ def _format_warning(
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    say_lines("".join(traceback.format_exception(kind, error, trace)), err=True)
+    say_lines("".join(traceback.format_exception(kind, error, trace)))
 
 
 def _print_thread_traceback(args: threading.ExceptHookArgs) -> None:
@@ -107,7 +116,7 @@ def run_group(group: click.Command, arguments: Sequence[str] | None = None) -> i
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        say_lines(shown.getvalue(), err=True)
+        say_lines(shown.getvalue())
         _report_json(typed, error.format_message(), "")
         return error.exit_code
     except ConsoleError as error:

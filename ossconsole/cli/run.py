@@ -19,7 +19,7 @@ from ossconsole.config.files import logs_dir, open_private
 from ossconsole.config.text import counted, signal_name
 
 _POLL_S = 0.2
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
+_FIRST_WAIT_S, _MAX_WAIT_S = 1.0, 60.0
 SUPERVISOR = """\
 import sys
 sys.path = [folder for folder in sys.path if folder]
@@ -121,4 +121,4 @@ def supervise() -> None:
             if requested:
                 sys.exit(128 + requested[0])
             time.sleep(_POLL_S)
-        wait_s = min(_LONGEST_WAIT_S, 2 * wait_s)
+        wait_s = min(_MAX_WAIT_S, 2 * wait_s)

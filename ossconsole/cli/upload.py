@@ -25,7 +25,7 @@ from ossconsole.cli.unattended import CommandWork
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.training.settings import MOST_SEED
+from ossconsole.training.settings import MAX_SEED
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -60,7 +60,7 @@ _SHOWN = 10
 @click.option("--keep-ratio", is_flag=True, help="image-u8 only: --size is the short side, without cropping.")
 @click.option(
     "--seed",
-    type=click.IntRange(-MOST_SEED, MOST_SEED),
+    type=click.IntRange(-MAX_SEED, MAX_SEED),
     default=0,
     show_default=True,
     help="Seed of tensor-f32's random crops and flips.",

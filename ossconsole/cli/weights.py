@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ossconsole.cli.options import Target, profile_options, reads_only
-from ossconsole.cli.output import say, say_json
+from ossconsole.cli.output import report_and_wait, say, say_json
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import typed_path
 from ossconsole.config.text import counted, safe_text
@@ -17,7 +16,6 @@ from ossconsole.training.settings import DEFAULT_MODEL, check_model
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
-    from ossconsole.storage.retry import Wait
     from ossconsole.training.checkpoints.export import ExportedWeights
     from ossconsole.training.checkpoints.store import FoundCheckpoint
     from ossconsole.training.compute.weights_file import Weights
@@ -76,7 +74,7 @@ def _read(checkpoint: str, model: str, target: Target) -> FoundCheckpoint[Weight
     if _is_file(checkpoint):
         return read_named(checkpoint, model, None)
     with target.open() as opened:
-        store = ObjectStore(opened.profile, opened.credentials, pause=_wait)
+        store = ObjectStore(opened.profile, opened.credentials, pause=report_and_wait)
         try:
             return read_named(checkpoint, model, store)
         finally:
@@ -102,11 +100,6 @@ def read_named(checkpoint: str, model: str, store: ObjectStore | None) -> FoundC
 def _is_file(checkpoint: str) -> bool:
     named = checkpoint in ("latest", "best") or "://" in checkpoint
     return not named and typed_path(checkpoint).exists()
-
-
-def _wait(wait: Wait) -> None:
-    say(f"Waiting: {wait}", err=True)
-    time.sleep(wait.seconds)
 
 
 def _print(exported: ExportedWeights, where: str) -> None:

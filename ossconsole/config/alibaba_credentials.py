@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,9 @@ class OidcSource(RenewedSource):
         self._token_file = token_file
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> OidcSource:
+    def of_environment(cls) -> OidcSource:
         """The role that the environment names."""
-        role, provider, token_file = (environ.get(name, "") for name in cls.NAMES)
+        role, provider, token_file = (os.environ.get(name, "") for name in cls.NAMES)
         return cls(role, provider, token_file)
 
     def fetch(self) -> Credentials:

@@ -22,7 +22,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -76,8 +76,8 @@ class EnvironmentSource:
 
     names: tuple[str, str, str] = _OSS_NAMES
 
-    def __call__(self, environ: Mapping[str, str] = os.environ) -> Credentials:
-        key_id, key_secret, token = (environ.get(name, "") for name in self.names)
+    def __call__(self) -> Credentials:
+        key_id, key_secret, token = (os.environ.get(name, "") for name in self.names)
         if not key_id and not key_secret:
             raise NoCredentialsError([str(self)])
         if not key_id or not key_secret:
@@ -159,7 +159,7 @@ class SelectedCredentials:
     passed_over: tuple[SourceState, ...]
 
 
-def select_credentials(profile: Profile, environ: Mapping[str, str] = os.environ) -> SelectedCredentials:
+def select_credentials(profile: Profile) -> SelectedCredentials:
     """The first source that has usable credentials, or the one that the profile names.
 
     Expired credentials are selected where there is nothing else: their source may renew them. Raises NoCredentialsError
@@ -167,7 +167,7 @@ def select_credentials(profile: Profile, environ: Mapping[str, str] = os.environ
     """
     looked: list[str] = []
     passed_over: list[SourceState] = []
-    for source in sources(profile, environ):
+    for source in sources(profile):
         state = _state(source)
         if state.credentials is not None and not state.problem:
             return SelectedCredentials(source, tuple(passed_over))
@@ -184,15 +184,15 @@ def select_credentials(profile: Profile, environ: Mapping[str, str] = os.environ
     raise NoCredentialsError(looked)
 
 
-def find_credentials(profile: Profile, environ: Mapping[str, str] = os.environ) -> AnySource:
+def find_credentials(profile: Profile) -> AnySource:
     """The source of `select_credentials`."""
-    return select_credentials(profile, environ).source
+    return select_credentials(profile).source
 
 
-def describe_credentials(profile: Profile, environ: Mapping[str, str] = os.environ) -> str:
+def describe_credentials(profile: Profile) -> str:
     """The masked key pair in use and its source, with those passed over; or the reason why there is none."""
     try:
-        selected = select_credentials(profile, environ)
+        selected = select_credentials(profile)
         found = selected.source()
     except ConsoleError as error:
         return str(error)
@@ -205,18 +205,18 @@ def describe_passed_over(states: tuple[SourceState, ...]) -> str:
     return f"; found, but not usable: {'; '.join(reasons)}" if reasons else ""
 
 
-def list_sources(environ: Mapping[str, str] = os.environ) -> list[SourceState]:
+def list_sources() -> list[SourceState]:
     """All sources in their order, with all profiles of ossutil and of the aliyun CLI; may take a second.
 
     A CLI profile that does not have its key pair in the file is not tried: that would call a service or a program.
     """
-    names = {"ossutil": lambda: ossutil_names(ossutil_file(environ)), "aliyun": lambda: aliyun_names(aliyun_file())}
+    names = {"ossutil": lambda: ossutil_names(ossutil_file()), "aliyun": lambda: aliyun_names(aliyun_file())}
     found: list[SourceState] = []
     for kind in CREDENTIAL_KINDS:
         listed = [""]
         with contextlib.suppress(ConsoleError):  # a file that cannot be used is reported by the source without a name
             listed += names[kind]() if kind in names else []
-        found += [_listed(source) for name in listed for source in _of_kind(kind, name, environ, listed=True)]
+        found += [_listed(source) for name in listed for source in _of_kind(kind, name, listed=True)]
     return found
 
 
@@ -248,25 +248,26 @@ def _state(source: AnySource) -> SourceState:
     return SourceState(source, found)
 
 
-def sources(profile: Profile, environ: Mapping[str, str] = os.environ) -> Iterator[AnySource]:
+def sources(profile: Profile) -> Iterator[AnySource]:
     """The sources of this profile, in their order."""
     kind, _, name = profile.credentials.partition(":")
     for wanted in CREDENTIAL_KINDS if profile.credentials == AUTO_CREDENTIALS else (kind,):
-        yield from _of_kind(wanted, name, environ)
+        yield from _of_kind(wanted, name)
 
 
-def _of_kind(kind: str, name: str, environ: Mapping[str, str], *, listed: bool = False) -> Iterator[AnySource]:
+def _of_kind(kind: str, name: str, *, listed: bool = False) -> Iterator[AnySource]:
     """The sources of a kind. `listed`: without the tools' own variables, which name a profile."""
+    environ = os.environ
     named = {} if listed else environ
     if kind == "environment":
         yield EnvironmentSource()
         yield EnvironmentSource(_ALIBABA_NAMES)
     elif kind == "oidc":
-        yield OidcSource.of(environ)
+        yield OidcSource.of_environment()
     elif kind == "connector":
         yield FileSource("connector", connector_file())
     elif kind == "ossutil":
-        yield FileSource("ossutil", ossutil_file(environ), name or named.get("OSS_PROFILE", ""))
+        yield FileSource("ossutil", ossutil_file(), name or named.get("OSS_PROFILE", ""))
     elif kind == "aliyun":
         yield CliProfileSource(aliyun_file(), name or named.get("ALIBABA_CLOUD_PROFILE", ""))
     elif kind == "sdk":
@@ -289,9 +290,9 @@ def connector_file() -> Path:
     return typed_path("~") / ".alibabacloud" / "credentials"
 
 
-def ossutil_file(environ: Mapping[str, str] = os.environ) -> Path:
+def ossutil_file() -> Path:
     """The configuration file of ossutil."""
-    return Path(environ.get("OSS_CONFIG_FILE") or typed_path("~") / ".ossutilconfig")
+    return Path(os.environ.get("OSS_CONFIG_FILE") or typed_path("~") / ".ossutilconfig")
 
 
 def aliyun_file() -> Path:
@@ -320,9 +321,9 @@ def read_connector_file(path: Path, _name: str = "") -> Credentials | None:
     return _credentials(found.access_key_id, found.access_key_secret, found.security_token, expiration, source)
 
 
-def write_connector_file(credentials: Credentials, path: Path | None = None) -> Path:
+def write_connector_file(credentials: Credentials) -> Path:
     """Writes the connector's file atomically with mode 0400; returns its path. Raises SettingsError."""
-    path = path or connector_file()
+    path = connector_file()
     write_private(path, encode_connector_file(credentials), mode=0o400)
     return path
 

@@ -55,22 +55,22 @@ class Secret:
 
 
 # Shorter secrets would mask ordinary words.
-_SHORTEST_SECRET = 4
+_MIN_SECRET_LENGTH = 4
 # A run of weeks renews its keys many times: the oldest, which ended long ago, are forgotten.
-_MOST_TEXTS = 1000
+_MAX_TEXTS = 1000
 _texts: dict[str, None] = {}  # ordered: the latest last
 _texts_lock = threading.Lock()
 
 
 def register_secret(secret: Secret | None) -> None:
     """Makes the log, crash reports and the screen's view of logs mask this secret, also in its URL-encoded form."""
-    if secret is None or len(text := secret.reveal()) < _SHORTEST_SECRET:
+    if secret is None or len(text := secret.reveal()) < _MIN_SECRET_LENGTH:
         return
     with _texts_lock:
         for form in (text, quote(text, safe="")):
             _texts.pop(form, None)
             _texts[form] = None
-        while len(_texts) > _MOST_TEXTS:
+        while len(_texts) > _MAX_TEXTS:
             del _texts[next(iter(_texts))]
 
 

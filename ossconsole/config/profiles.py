@@ -101,7 +101,7 @@ def refuse_plain_http(profile: Profile) -> None:
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _PROFILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_LONGEST_PREFIX = 800  # bytes; OSS keys have at most 1023, including the names below the prefix
+_MAX_PREFIX_BYTES = 800  # bytes; OSS keys have at most 1023, including the names below the prefix
 
 
 def checked(profile: Profile) -> Profile:
@@ -187,7 +187,7 @@ def _prefix(profile: Profile, field: str) -> str:
                 field, f"{text} is not in the bucket {profile.bucket}.", remedy="Give a folder of the profile's bucket."
             )
     prefix = prefix.strip("/")
-    if "\\" in prefix or "\n" in prefix or len(prefix.encode()) > _LONGEST_PREFIX:
+    if "\\" in prefix or "\n" in prefix or len(prefix.encode()) > _MAX_PREFIX_BYTES:
         raise FieldError(
             field, f"{text!r} is not a prefix.", remedy="Give a folder of the bucket such as dataset/train."
         )

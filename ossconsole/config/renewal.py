@@ -16,7 +16,7 @@ REFRESH_BEFORE = timedelta(minutes=10)
 _SHARE_LEFT = 3  # short-lived ones are fetched when a third of their life is left
 _UNKNOWN_LIFE = timedelta(minutes=10)  # of those without expiry: a role's session lasts 15 minutes at least
 _PAUSE = timedelta(seconds=1)  # between two fetches of credentials that have expired or cannot be renewed
-_LONGEST_PAUSE = timedelta(seconds=30)
+_MAX_PAUSE = timedelta(seconds=30)
 
 
 def utc_now() -> datetime:
@@ -82,7 +82,7 @@ class RenewedSource(abc.ABC):
             if kept is None or kept[1] != version or self._expired(kept[0]):
                 raise
             left = (kept[0].expiration or self._now() + _UNKNOWN_LIFE) - self._now()
-            self._renew_at = self._now() + min(max(left / 10, _PAUSE), _LONGEST_PAUSE)
+            self._renew_at = self._now() + min(max(left / 10, _PAUSE), _MAX_PAUSE)
             return kept[0]
         register_credentials(found)
         now = self._now()

@@ -69,7 +69,7 @@ _IN_THE_MINORITY = {_TENSOR: "a .pt sample; train/ has more images", _IMAGE: "an
 _THREADS = 16
 _RUNS = 128  # of a split: enough that the threads end at about the same time; each may list one page in vain
 _POLL_S = 0.2
-_LEAST_CLASSES = 2
+_MIN_CLASSES = 2
 _FOLDERS_CHECKED = 8  # whether they are class folders
 _KEYS_CHECKED = 20
 
@@ -271,7 +271,7 @@ class _SplitListing:
             if not has_image and (page.prefixes or any(found.key != folder for found in page.objects)):
                 return False
             with_images += has_image
-        return with_images >= _LEAST_CLASSES
+        return with_images >= _MIN_CLASSES
 
     def class_folders(self, split: str, parent: str, labels: dict[str, int]) -> list[ListedSamples]:
         """The samples of a split in the class folders `labels` of `parent`, which are in OSS's order.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
@@ -32,13 +31,11 @@ class MetadataServer:
         host: str,
         tokens_only: bool,
         credential_ttl_s: float,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys = keys
         self._host = host
         self._tokens_only = tokens_only
         self._ttl_s = credential_ttl_s
-        self._clock = clock
         self._tokens: dict[str, float] = {}
         self._issued: AccessKey | None = None
         self._items = {
@@ -71,13 +68,13 @@ class MetadataServer:
         if seconds is None or not 1 <= seconds <= _MAX_TTL_S:
             return web.Response(status=400, text="Bad Request")
         token = secrets.token_urlsafe(32)
-        self._tokens[token] = self._clock() + seconds
+        self._tokens[token] = time.time() + seconds
         return web.Response(text=token, headers={_TTL_HEADER: ttl})
 
     def _admits(self, token: str | None) -> bool:
         if token is None:
             return not self._tokens_only
-        return self._tokens.get(token, 0.0) > self._clock()
+        return self._tokens.get(token, 0.0) > time.time()
 
     def _item(self, name: str) -> web.Response:
         if name == f"{_CREDENTIALS}{ROLE_NAME}":
@@ -87,7 +84,7 @@ class MetadataServer:
 
     def _credentials(self) -> bytes:
         """The role's credentials as JSON, renewed after half of their lifetime."""
-        now = self._clock()
+        now = time.time()
         issued = self._issued
         if issued is None or issued.expires_at is None or issued.expires_at - now < self._ttl_s / 2:
             issued = self._keys.issue(Role.OWNER, expires_at=now + self._ttl_s)

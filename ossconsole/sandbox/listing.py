@@ -173,8 +173,8 @@ def _contents(page: Page, encode: Callable[[str], str], owner: str, now: float) 
         yield f"<CommonPrefixes><Prefix>{xml.text(encode(prefix))}</Prefix></CommonPrefixes>"
 
 
-def _restored(found: StoredObject, now: float) -> str:
-    status = found.restore_status(now)
+def _restored(stored: StoredObject, now: float) -> str:
+    status = stored.restore_status(now)
     return f"<RestoreInfo>{xml.text(status)}</RestoreInfo>" if status else ""
 
 

@@ -37,7 +37,7 @@ LOCK_NAME = "lock"
 DATASET_PREFIX = "dataset/sample"
 CHECKPOINT_PREFIX = "checkpoints"
 _LOG_LINES_SHOWN = 4
-_LEAST_FREE_BYTES = 64 << 10
+_MIN_FREE_BYTES = 64 << 10
 _STOP_TIMEOUT_S = 5.0
 
 # Keeps buffers of request size on the heap instead of mapping and faulting in fresh pages for each (glibc).
@@ -221,7 +221,7 @@ def _read_line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes | No
 def _log_remedy(directory: Path) -> str:
     """Names the log and quotes its last lines. On a full disk they say nothing, because they could not be written."""
     path = directory / LOG_NAME
-    if shutil.disk_usage(directory).free < _LEAST_FREE_BYTES:
+    if shutil.disk_usage(directory).free < _MIN_FREE_BYTES:
         return f"The disk is full. {write_remedy(path, OSError(errno.ENOSPC, ''))}"
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = [line for line in text.splitlines() if line.strip()][-_LOG_LINES_SHOWN:]

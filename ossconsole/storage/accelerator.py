@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ossconsole.config.profiles import Profile
     from ossconsole.storage.client import ObjectStore
 
-SMALLEST_GB, LARGEST_GB = 50, 204_800
+MIN_GB, MAX_GB = 50, 204_800
 ON_READ, ON_WRITE = "write-back", "sync-warmup"
 """Cache policies: an object enters the cache when it is first read, or as it is written through the accelerator."""
 POLICIES = (ON_READ, ON_WRITE)
@@ -292,10 +292,10 @@ def _zone_remedy(store: ObjectStore) -> str:
 
 
 def _check(wanted: Accelerator, region: str, present: Accelerator | None) -> None:
-    if not SMALLEST_GB <= wanted.quota_gb <= LARGEST_GB:
+    if not MIN_GB <= wanted.quota_gb <= MAX_GB:
         raise SettingsError(
             f"{wanted.quota_gb} GB is not a valid size for an accelerator.",
-            remedy=f"Use {SMALLEST_GB} to {LARGEST_GB:,} GB.",
+            remedy=f"Use {MIN_GB} to {MAX_GB:,} GB.",
         )
     if present is None and not is_zone_of(wanted.zone, region):
         raise SettingsError(

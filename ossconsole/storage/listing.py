@@ -283,7 +283,7 @@ def build_view(
 
 
 _KEY_PAUSE_S = 0.15  # after a key, in which the next one is likely
-_LONGEST_WAIT_S = 0.6  # before a page, however many keys are pressed
+_MAX_WAIT_S = 0.6  # before a page, however many keys are pressed
 
 
 class PageSource(Protocol):
@@ -394,7 +394,7 @@ class Listing:
             self._on_change(self)
             if not page.next_token:
                 return
-            latest = time.monotonic() + _LONGEST_WAIT_S
+            latest = time.monotonic() + _MAX_WAIT_S
             while (left := min(self._busy_until, latest) - time.monotonic()) > 0 and not self._ended.wait(left):
                 pass
 

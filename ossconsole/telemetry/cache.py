@@ -1,7 +1,7 @@
 """The accelerator's cache as far as a run can see it: the share of hits, and what was read before.
 
-The time of a whole batch does not tell its share of hits: the connector gives samples in order, so that a batch takes
-as long as its misses do unless nearly all of it are hits. Single samples are timed instead (see `training.singles`).
+The time of a whole batch does not show its share of hits: the connector returns samples in order, so that a batch takes
+as long as its misses do unless nearly all of it are hits. `training.loading.pool.SingleSamples` times single samples.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ossconsole.telemetry.events import Step
 WARM = 0.8
 """A cache is called warm once this share of the samples comes from it."""
 
-MOST_ERROR = 0.05
+MAX_ERROR = 0.05
 """The standard error of a hit rate above which it is not reported."""
 
 _KEPT = 512
-_LEAST = 8  # samples; the times of fewer are not evaluated
+_MIN_SAMPLES = 8  # samples; the times of fewer are not evaluated
 _SEARCH_EVERY = 32  # samples between two searches for the modes
 _APART = 2.0  # a miss takes at least this many times as long as a hit
 _EXPLAINED = 0.8  # of the variance, by two modes; of one normal mode the best split explains 0.64
@@ -53,8 +53,8 @@ class HitRate(NamedTuple):
 
     @property
     def reported(self) -> float | None:
-        """The share, where its standard error is at most MOST_ERROR."""
-        return self.value if self.error <= MOST_ERROR else None
+        """The share, where its standard error is at most MAX_ERROR."""
+        return self.value if self.error <= MAX_ERROR else None
 
 
 def hit_rate(counts: Mapping[int, int], limit_s: float | None) -> HitRate | None:
@@ -77,7 +77,7 @@ def modes(seconds: Sequence[float]) -> tuple[float, float] | None:
     """
     logs = sorted(math.log(value) for value in seconds if value > 0)
     count = len(logs)
-    if count < _LEAST:
+    if count < _MIN_SAMPLES:
         return None
     mean = statistics.fmean(logs)
     total = sum((value - mean) ** 2 for value in logs)
@@ -116,11 +116,11 @@ class SingleTimes:
 
     def _found(self) -> float | None:
         accelerated, standard = self._times[EndpointKind.ACCELERATED], self._times[EndpointKind.STANDARD]
-        if len(accelerated) < _LEAST:
+        if len(accelerated) < _MIN_SAMPLES:
             return None
         found = modes(accelerated)
         middle = math.sqrt(found[0] * found[1]) if found is not None else None
-        if len(standard) < _LEAST:
+        if len(standard) < _MIN_SAMPLES:
             return middle
         slow = found[1] if found is not None else statistics.median(accelerated)
         origin, fastest = statistics.median(standard), _BELOW * sorted(standard)[len(standard) // 20]

@@ -86,7 +86,7 @@ def installed_versions() -> dict[str, str]:
 
 
 LOOKS = (6, 9, 13, 20, 30, 45)
-"""Numbers of pairs at which the interval is made. After the last one it stays as it is."""
+"""Numbers of pairs at which the interval is made (a group-sequential test). After the last one it stays as it is."""
 
 # Student's t at one nominal level (0.0098, two-sided) for each look. At this level all intervals of a sequence of
 # independent normal pairs hold the truth in 95 % of sequences if the visits double after each look, and in 96 % if they
@@ -95,6 +95,11 @@ _CRITICAL = dict(zip(LOOKS, (4.053, 3.369, 3.065, 2.87, 2.765, 2.7), strict=True
 
 TARGET = 0.05
 """Half width of the interval, as a share of the ratio, at which it is precise; also the margin of "no difference"."""
+
+
+def next_look(pairs: int) -> int:
+    """The first of LOOKS with more than `pairs` pairs; the last one where there is none."""
+    return next((look for look in LOOKS if look > pairs), LOOKS[-1])
 
 
 class Decision(str, enum.Enum):
@@ -221,7 +226,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def needed(self) -> int:
         """The number of pairs of the next look; of the last one after it."""
-        return next((look for look in LOOKS if look > self.pairs), LOOKS[-1])
+        return next_look(self.pairs)
 
     @property
     def collecting(self) -> str:

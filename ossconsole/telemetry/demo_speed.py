@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ossconsole.sandbox.process import Shaping
 from ossconsole.telemetry.view import RunView
 
-_LEAST_RATIO, _WANTED_RATIO = 2.0, 2.5
+_MIN_RATIO, _WANTED_RATIO = 2.0, 2.5
 """Of what the run computes to what the standard endpoint reads."""
 
 
@@ -24,7 +24,7 @@ class SlowedStandard(NamedTuple):
 def slowed_standard(view: RunView) -> SlowedStandard | None:
     """The standard endpoint for a run that computes too slowly to wait for it; None where it is slow enough."""
     rate = view.compute_rate
-    if rate is None or rate >= _LEAST_RATIO * Shaping().standard_objects_per_s:
+    if rate is None or rate >= _MIN_RATIO * Shaping().standard_objects_per_s:
         return None
     slow = max(1.0, rate / _WANTED_RATIO)
     return SlowedStandard(

@@ -11,7 +11,7 @@ from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import Comparison
 from ossconsole.telemetry.events import RunState, percent
-from ossconsole.telemetry.format_gain import JPEG, JPEG_BYTES, is_larger
+from ossconsole.telemetry.format_gain import JPEG, JPEG_BYTES, MAX_WAIT, is_larger
 from ossconsole.telemetry.loader_waits import advice as loader_advice
 from ossconsole.telemetry.loader_waits import loader_words
 from ossconsole.telemetry.measure import COMPUTE_BOUND, DECODE_BOUND, IO_BOUND, Measurement
@@ -20,7 +20,6 @@ from ossconsole.telemetry.view import RunView, StepSplit
 
 _HOST_BOUND = 0.5  # share of the steps in which the GPU finished before the host had queued its next work
 _LARGE = 1.5  # times the bytes of a JPEG of 256 px, above which images are larger than training needs
-_MOST_WAIT = 0.98  # a gain beyond 50x says nothing more
 _DIAGNOSED_STEPS = 4  # fewer are too few for a diagnosis
 
 
@@ -108,7 +107,7 @@ def _from_oss(view: RunView, run: events.Run, wait: float) -> str:
     if bench is None or step is None or not bench.samples_per_s:
         return ""
     kind, rate = max(bench.samples_per_s.items(), key=lambda item: item[1])
-    without_wait = step.samples_per_s / (1 - min(wait, _MOST_WAIT))
+    without_wait = step.samples_per_s / (1 - min(wait, MAX_WAIT))
     simulated = ", simulated" if bench.simulated else ""
     return (
         f"OSS could give {min(rate, without_wait):,.0f} samples/s through the {kind} endpoint "
@@ -118,7 +117,7 @@ def _from_oss(view: RunView, run: events.Run, wait: float) -> str:
 
 def _at_most(wait: float) -> str:
     """The gain when no step waits any more."""
-    return f"{1 / (1 - min(wait, _MOST_WAIT)):.1f}x"
+    return f"{1 / (1 - min(wait, MAX_WAIT)):.1f}x"
 
 
 def final_advice(measured: Measurement) -> str:
@@ -203,11 +202,11 @@ def _final(view: RunView) -> Diagnosis:
     return Diagnosis(Bottleneck.NONE, str(view.state), _compared(view.comparison), advice, ceiling)
 
 
-def _compared(found: Comparison) -> str:
+def _compared(comparison: Comparison) -> str:
     """The result of the comparison; "" where one endpoint alone was measured."""
-    if found.decided:
-        return f"the accelerated endpoint {found.sentence}"
-    return f"A/B {found.words}" if found.pairs else ""
+    if comparison.decided:
+        return f"the accelerated endpoint {comparison.sentence}"
+    return f"A/B {comparison.words}" if comparison.pairs else ""
 
 
 def _waiter(view: RunView) -> str:
@@ -227,8 +226,8 @@ def _compute_advice(view: RunView) -> str:
     return f"{undecided}; a faster endpoint would not help" if undecided else "a faster endpoint would not help"
 
 
-def _measured(found: Comparison) -> str:
-    return f"{_compared(found)}, measured in this run"
+def _measured(comparison: Comparison) -> str:
+    return f"{_compared(comparison)}, measured in this run"
 
 
 def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool, format_known: bool) -> str:

@@ -53,7 +53,7 @@ def _logged_names(record: Path) -> Sequence[str]:
     )
 
 
-def write_csv(rows: Iterable[Event], columns: Sequence[str], file: TextIO, logged: Sequence[str] = ()) -> None:
+def write_csv(rows: Iterable[Event], columns: Sequence[str], file: TextIO, logged: Sequence[str]) -> None:
     """Writes a header, then one row per event: its attributes `columns`, then of a step the figures `logged`."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([*columns, *(f"logged.{name}" for name in logged)])

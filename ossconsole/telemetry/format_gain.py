@@ -14,13 +14,15 @@ JPEG_BYTES = 27_700
 IMAGES_PER_CORE = 1_063
 """Such JPEGs that one core decodes, crops and resizes to 224 px per second: the least seen, on a slow shared core."""
 
-LEAST_GAIN = 1.1
+MIN_GAIN = 1.1
 """With a smaller ratio another format is not worth an upload."""
+
+MAX_WAIT = 0.98
+"""The data wait that a gain is computed from at most: one beyond 50x says nothing more."""
 
 _SHORT_SIDE = 256  # px, of the figures above; also the default of an upload
 _MARGIN = 8 / 7  # training images of 224 px are cut from images of 256 px
 _BYTES_PER_PIXEL = {"tensor-f32": 12, "image-u8": 3}
-_MOST_WAIT = 0.98
 
 
 class FormatGain(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,13 +71,13 @@ def jpeg_gain(
     bytes_then, per_core = JPEG_BYTES * area, IMAGES_PER_CORE / area
     limits = {
         "bytes": bytes_per_sample / bytes_then,
-        "compute": 1 / (1 - min(wait_fraction, _MOST_WAIT)),
+        "compute": 1 / (1 - min(wait_fraction, MAX_WAIT)),
         "decoding": cores * per_core / samples_per_s if cores else math.inf,
         "requests": most_samples_per_s / samples_per_s,
     }
     limit = min(limits, key=lambda name: limits[name])
     ratio = limits[limit]
-    if ratio < LEAST_GAIN:
+    if ratio < MIN_GAIN:
         return None
     needed = math.ceil(ratio * samples_per_s / per_core)
     then = {"compute": "; then computing limits", "decoding": "; then decoding limits", "requests": "; more in shards"}

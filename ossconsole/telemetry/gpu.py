@@ -257,9 +257,9 @@ def cuda_problem(cuda_built: str, driver: Driver) -> tuple[str, str]:
     return f"{built} and {runs}, but torch finds no usable GPU.", "nvidia-smi; echo $CUDA_VISIBLE_DEVICES"
 
 
-def read_gpus(nvml: Any = None) -> tuple[GpuSample, ...]:
+def read_gpus() -> tuple[GpuSample, ...]:
     """One reading of all GPUs and MIG instances; none without NVML or a driver."""
-    reader = GpuReader(nvml)
+    reader = GpuReader()
     reader.open()
     try:
         return reader.read().gpus

@@ -15,7 +15,7 @@ _BUSY = 0.6  # share of its time, above which a worker computes rather than wait
 _WORKING = 0.2  # share of its time that a worker is idle, below which it limits the rate
 _IDLE = 0.5  # share of its time, above which it does not
 _SLOW_RANK = 2.0  # times the mean wait of the other ranks
-_MOST_WAITS = 0.05  # share of the steps: less waiting of a rank is noise
+_MIN_WAIT = 0.05  # share of the steps; less waiting of a rank is noise
 
 
 class LoaderCause(enum.Enum):
@@ -73,7 +73,7 @@ class LoaderWaits:
             return None
         slowest = max(range(len(waits)), key=waits.__getitem__)
         others = (sum(waits) - waits[slowest]) / (len(waits) - 1)
-        return slowest if waits[slowest] >= max(_MOST_WAITS, _SLOW_RANK * others) else None
+        return slowest if waits[slowest] >= max(_MIN_WAIT, _SLOW_RANK * others) else None
 
     @property
     def slow_worker(self) -> int | None:

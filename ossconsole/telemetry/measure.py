@@ -68,7 +68,7 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
     def short(self) -> str:
         """The share of the rate; near the peak, also the size that would help."""
         size = f"{self.quota_gb / 1024:g} TB" if self.quota_gb >= _FIRST_TB_GB else f"{self.quota_gb} GB"
-        text = f"{self.used:.0%} of what {size} gives ({self.peak_bytes_per_s / 1e6:,.0f} MB/s)".replace("%", " %", 1)
+        text = f"{self.used * 100:.0f} % of what {size} gives ({self.peak_bytes_per_s / 1e6:,.0f} MB/s)"
         if self.near:
             larger = "a larger one" if self.quota_gb >= _FIRST_TB_GB else "one larger than 1 TB"
             text += f": {larger} would help"

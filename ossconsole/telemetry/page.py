@@ -21,7 +21,7 @@ _SIGNED = re.compile(r"(?i)\b((?:x-oss-)?(?:signature|security-token|credential|
 
 _WIDTH, _HEIGHT = 360, 170  # of a chart, in its own units: text of 11 stays readable on a phone
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 8, 22
-_MOST_POINTS = 240
+_MAX_POINTS = 240
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,12 @@ class Page:
     sections: list[Section] = field(default_factory=list)
 
 
-def thinned(x: Sequence[float], y: Sequence[float], most: int = _MOST_POINTS) -> tuple[list[float], list[float]]:
-    """At most `most` points: the means of equal parts; NaN where a part has no finite value."""
+def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
+    """At most _MAX_POINTS points: the means of equal parts; NaN where a part has no finite value."""
     count = len(x)
-    if count <= most:
+    if count <= _MAX_POINTS:
         return list(x), list(y)
-    bounds = [number * count // most for number in range(most + 1)]
+    bounds = [number * count // _MAX_POINTS for number in range(_MAX_POINTS + 1)]
     xs, ys = [], []
     for first, after in itertools.pairwise(bounds):
         part = [value for value in y[first:after] if math.isfinite(value)]

@@ -64,10 +64,10 @@ def predictions_path(record: Path) -> Path:
     return record.with_name(record.name.removesuffix(SUFFIX) + _SUFFIX)
 
 
-def save_predictions(record: Path, found: Evaluation) -> Path:
+def save_predictions(record: Path, evaluation: Evaluation) -> Path:
     """Writes the predictions of the run, in place of earlier ones; returns the path. Raises ConsoleError."""
     path = predictions_path(record)
-    write_private(path, encode_json(found))
+    write_private(path, encode_json(evaluation))
     return path
 
 

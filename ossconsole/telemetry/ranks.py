@@ -12,8 +12,8 @@ from ossconsole.config.text import counted
 _SLOWER = 1.3
 """A rank or a reader whose time is this many times the median of all is named."""
 
-_LEAST_WAIT = 0.02  # share of the time; a rank that waits less is not reported
-_LEAST_BATCHES = 4
+_MIN_WAIT = 0.02  # share of the time; a rank that waits less is not reported
+_MIN_BATCHES = 4
 
 
 class ReaderFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +103,7 @@ def _slowest_rank(ranks: Sequence[RankFigures]) -> str:
     waits = [rank.wait_fraction * rank.step_s for rank in ranks]
     worst = max(range(len(ranks)), key=waits.__getitem__)
     others = statistics.median(wait for number, wait in enumerate(waits) if number != worst)
-    if ranks[worst].wait_fraction < _LEAST_WAIT or waits[worst] < _SLOWER * others:
+    if ranks[worst].wait_fraction < _MIN_WAIT or waits[worst] < _SLOWER * others:
         return ""
     return (
         f"rank {ranks[worst].rank} waits {waits[worst] * 1e3:,.0f} ms for a batch, "
@@ -112,7 +112,7 @@ def _slowest_rank(ranks: Sequence[RankFigures]) -> str:
 
 
 def _slowest_reader(ranks: Sequence[RankFigures]) -> str:
-    readers = [(rank.rank, each) for rank in ranks for each in rank.readers if each.batches >= _LEAST_BATCHES]
+    readers = [(rank.rank, each) for rank in ranks for each in rank.readers if each.batches >= _MIN_BATCHES]
     if len(readers) < 2:
         return ""
     rank, worst = max(readers, key=lambda each: each[1].fetch_s)

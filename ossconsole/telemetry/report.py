@@ -46,7 +46,7 @@ visits, before and after a switch of the endpoints; its 95 % interval holds at e
 ahead before a switch, pauses and validations are left out."""
 
 
-def write_page(page: Page, target: Path, form: str = "html") -> Path:
+def write_page(page: Page, target: Path, form: str) -> Path:
     """Writes the page in a format of FORMATS. Raises ConsoleError."""
     text = FORMATS[form](page)
     try:
@@ -71,13 +71,13 @@ def write_report(record: Path, target: Path, form: str = "html", *, more: MoreSe
     return write_page(run_page(read_events(record), read_predictions(record), more), target, form)
 
 
-def run_page(found: Iterable[Event], predictions: Evaluation | None = None, more: MoreSections = _nothing) -> Page:
+def run_page(recorded: Iterable[Event], predictions: Evaluation | None = None, more: MoreSections = _nothing) -> Page:
     """The report of a run from its events, and from its saved predictions.
 
     Raises RecordError without the run's first event.
     """
     gathered = _Gathered()
-    for event in found:
+    for event in recorded:
         gathered.apply(event)
     if gathered.run is None:
         raise RecordError("The record has no start of a run.", remedy="`ossconsole status` names the newest run.")
@@ -201,7 +201,7 @@ class _Gathered:
             "samples/s": "" if rate is None else f"{rate:,.1f}",
             "data wait": "" if wait is None else percent(wait),
             "AU": "" if wait is None else f"{percent(1 - wait)} (the share of the time that was not spent waiting)",
-            "best top-1": "" if best is None else f"{best:.1%}".replace("%", " %"),
+            "best top-1": "" if best is None else f"{best * 100:.1f} %",
             "loss": number(self._steps[-1].loss) if self._steps else "",
             "error": self.summary.error if self.summary is not None else "",
         }
@@ -276,25 +276,25 @@ class _Gathered:
         ]
 
 
-def _predictions(found: Evaluation) -> list[Part]:
+def _predictions(evaluation: Evaluation) -> list[Part]:
     """Accuracy, the classes with the lowest one, confusions, and the worst misclassified images."""
     facts = {
-        "checkpoint": found.checkpoint,
-        "top-1": f"{found.top1 * 100:.1f} % of {counted(found.images, 'validation image')}",
-        "top-5": f"{found.top5 * 100:.1f} %",
-        "not read": counted(found.unread, "image") if found.unread else "",
+        "checkpoint": evaluation.checkpoint,
+        "top-1": f"{evaluation.top1 * 100:.1f} % of {counted(evaluation.images, 'validation image')}",
+        "top-5": f"{evaluation.top5 * 100:.1f} %",
+        "not read": counted(evaluation.unread, "image") if evaluation.unread else "",
     }
-    shown = found.classes[:_CLASSES]
-    hidden = len(found.classes) - len(shown)
+    shown = evaluation.classes[:_CLASSES]
+    hidden = len(evaluation.classes) - len(shown)
     note = f"{counted(hidden, 'class', 'classes')} with a higher accuracy not shown." if hidden else ""
     bars = Bars([(each.name, each.top1, counted(each.images, "image")) for each in shown], note)
     confusions = [
         (each.label, each.predicted, f"{each.images:,}", f"{each.share * 100:.0f} % of the class")
-        for each in found.confusions
+        for each in evaluation.confusions
     ]
     pictures = [
         (each.thumbnail, (f"{each.label} → {each.predicted}", f"p {each.probability:.2f}"))
-        for each in found.worst
+        for each in evaluation.worst
         if each.thumbnail
     ]
     parts: list[Part] = [Facts([(label, value) for label, value in facts.items() if value]), bars]

@@ -186,7 +186,7 @@ class Quantiles:
 class Ema:
     """Exponential moving average, bias-corrected at its start (as TensorBoard's smoothing)."""
 
-    def __init__(self, weight: float = 0.9) -> None:
+    def __init__(self, weight: float) -> None:
         self._weight = weight
         self._sum = 0.0
         self._norm = 0.0

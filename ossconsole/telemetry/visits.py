@@ -28,8 +28,8 @@ from ossconsole.telemetry.series import Quantiles
 VISIT_S = 3.0
 """A visit lasts at least this long; longer where it holds too few turns of the readers or drains of the read-ahead."""
 
-_LONGEST_VISIT_S = 60.0
-_LEAST_SETTLING = 4  # batches of the endpoint switched to; a turn of all readers at least
+_MAX_VISIT_S = 60.0
+_MIN_SETTLING = 4  # batches of the endpoint switched to; a turn of all readers at least
 _TURNS = 4  # of all readers in a visit
 _DRAINS = 2  # of what is read ahead
 _CORRELATION = 0.2  # between neighbouring pairs, above which visits grow
@@ -40,7 +40,7 @@ _PAIRS_WANTED = 13  # that shall be enough; visits grow where they are not
 _KEPT_TURNS = 512
 _KEPT_VISITS = 128
 _STALL = 3.0  # a turn that takes this many times the median one stalls
-_LEAST_TURNS = 8  # turns before one is called typical
+_MIN_TURNS = 8  # turns before one is called typical
 FIGURE_S = 0.5
 FIGURE_STEPS = 4
 """Fewer settled steps than this give no figures of an endpoint."""
@@ -222,11 +222,11 @@ class _Part:
 
     @property
     def typical_step_s(self) -> float | None:
-        return statistics.median(self.turns) / self._workers if len(self.turns) >= _LEAST_TURNS else None
+        return statistics.median(self.turns) / self._workers if len(self.turns) >= _MIN_TURNS else None
 
     @property
     def stall_share(self) -> float | None:
-        if len(self.turns) < _LEAST_TURNS:
+        if len(self.turns) < _MIN_TURNS:
             return None
         typical, total = statistics.median(self.turns), sum(self.turns)
         return sum(turn - typical for turn in self.turns if turn > _STALL * typical) / total if total > 0 else None
@@ -334,7 +334,7 @@ class Visits:
         self.short = 0
         """Stretches in a row that were too short for a visit."""
         self._workers = workers
-        self._turn = max(workers, _LEAST_SETTLING)
+        self._turn = max(workers, _MIN_SETTLING)
         self._kind: EndpointKind | None = None
         self._waiting: Waiting | None = None  # at the last step; None where the next one does not follow it
         self._peak = 0
@@ -434,12 +434,12 @@ class Visits:
     def _grow(self, pairs: Pairs, seconds: float) -> None:
         """Longer visits than those of `seconds` where neighbours are alike, or too many pairs would be needed."""
         factor = max(_ALIKE_GROWTH if pairs.correlation > _CORRELATION else 1.0, pairs.missing / self.growth)
-        self.growth *= max(1.0, min(factor, _GROWTH, _LONGEST_VISIT_S / seconds))
+        self.growth *= max(1.0, min(factor, _GROWTH, _MAX_VISIT_S / seconds))
 
     def enough(self, tally: Tally, times: float = 1.0) -> bool:
-        """Whether it is long enough for `times` visits. After _LONGEST_VISIT_S each they need not have grown."""
+        """Whether it is long enough for `times` visits. After _MAX_VISIT_S each they need not have grown."""
         steps = max(_TURNS * self._workers, _DRAINS * self._peak)
-        grown = times if tally.seconds >= times * _LONGEST_VISIT_S else times * self.growth
+        grown = times if tally.seconds >= times * _MAX_VISIT_S else times * self.growth
         return tally.seconds >= grown * VISIT_S and tally.steps >= grown * steps
 
     @property
@@ -447,7 +447,7 @@ class Visits:
         """Whether the first visit of the stretch is over: the pair of the last switch is made then."""
         return self._complete
 
-    def ripe(self, times: float = 1.0) -> bool:
+    def ripe(self, times: float) -> bool:
         """Whether the stretch has given the pair of the last switch, and `times` a visit for the next one."""
         if self._paired:
             return self.enough(self._rest, times)

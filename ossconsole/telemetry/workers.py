@@ -35,19 +35,19 @@ class _WorkerState(NamedTuple):
 
 
 class WorkerReader:
-    """Reads what the worker processes did. `look` should be called several times between two calls of `read`."""
+    """Measures what worker processes do. `sample` should be called several times between two calls of `read`."""
 
     def __init__(self) -> None:
         self._processes: dict[int, psutil.Process] = {}
-        self._looks: dict[int, list[_WorkerState]] = {}
+        self._samples: dict[int, list[_WorkerState]] = {}
         self._used: dict[int, float] = {}
         self._read_at = time.monotonic()
 
-    def look(self, pids: Iterable[int]) -> None:
-        """Notes what each process does at this moment."""
+    def sample(self, pids: Iterable[int]) -> None:
+        """Notes whether each process computes or waits at this moment."""
         for pid in pids:
             with contextlib.suppress(OSError):  # it has ended
-                self._looks.setdefault(pid, []).append(_WorkerState(_is_runnable(pid), _waits_for_work(pid)))
+                self._samples.setdefault(pid, []).append(_WorkerState(_is_runnable(pid), _waits_for_work(pid)))
 
     def read(self, pids: Iterable[int]) -> tuple[WorkerUsage, ...]:
         """The usage since the last call, of those processes that were there then, in the order of `pids`."""
@@ -60,18 +60,18 @@ class WorkerReader:
             if used is None:
                 continue
             self._used[pid] = used
-            looks = self._looks.get(pid)
-            if pid in before and seconds > 0 and looks:
-                waits = [look.idle for look in looks if look.idle is not None]
+            samples = self._samples.get(pid)
+            if pid in before and seconds > 0 and samples:
+                waits = [sample.idle for sample in samples if sample.idle is not None]
                 found.append(
                     WorkerUsage(
                         pid=pid,
                         cpu=max(0.0, used - before[pid]) / seconds,
-                        runnable=sum(look.runnable for look in looks) / len(looks),
+                        runnable=sum(sample.runnable for sample in samples) / len(samples),
                         idle=sum(waits) / len(waits) if waits else None,
                     )
                 )
-        self._looks.clear()
+        self._samples.clear()
         self._processes = {pid: process for pid, process in self._processes.items() if pid in self._used}
         return tuple(found)
 

@@ -82,11 +82,11 @@ class EvaluationJob(Job):
         given = self._run_settings
         settings = TrainSettings(workers=2, device=str(given.get("device", "auto")))
         with contextlib.closing(ObjectStore(self._profile, self._credentials, pause=self.wait_to_retry)) as store:
-            uri, content = self._newest(store)
+            uri, content = self._first_present(store)
             ready = evaluation.settings_for(read_weights(content, uri), uri, settings)
             self.check_cancelled()
             self.note = "reading the list of the dataset"
-            found = data.training_data(
+            dataset = data.training_data(
                 store,
                 self._profile.dataset_prefix,
                 val_split=float(given.get("val_split", 0.1)),
@@ -98,12 +98,12 @@ class EvaluationJob(Job):
             )
         self.note = ""
         result = evaluation.evaluate(
-            ready, found, self._profile, self._credentials, worst=WORST, on_progress=self._show
+            ready, dataset, self._profile, self._credentials, worst=WORST, on_progress=self._report_progress
         )
         save_predictions(self.record, result)
 
-    def _newest(self, store: ObjectStore) -> tuple[str, bytes]:
-        """URI and bytes of the first of the checkpoints that is still in the bucket."""
+    def _first_present(self, store: ObjectStore) -> tuple[str, bytes]:
+        """URI and bytes of the first of the keys that is in the bucket. Raises ConsoleError where none is."""
         from ossconsole.training.checkpoints.checkpoint import fetch_uri
 
         uri = next((store.uri(key) for key in self._keys if store.exists(key)), "")
@@ -114,8 +114,8 @@ class EvaluationJob(Job):
             remedy="`ossconsole evaluate CHECKPOINT` evaluates another one.",
         )
 
-    def _show(self, done: int, total: int) -> None:
-        """Takes the progress of the evaluation; raises Cancelled."""
+    def _report_progress(self, done: int, total: int) -> None:
+        """Counts images as done in the job's progress. Raises Cancelled."""
         self.check_cancelled()
         if not self._done:
             self.tracker.add_total(total, 0)

@@ -14,12 +14,12 @@ from ossconsole.config.files import typed_path
 from ossconsole.config.profiles import FieldError
 from ossconsole.dataset.labels import LabelFiles
 
-MOST_SEED = 10**18
+MAX_SEED = 10**18
 """With a small factor, a seed must fit the 64 bits of torch's generators; NumPy's take none below 0."""
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
-Seed = Annotated[int, msgspec.Meta(ge=0, le=MOST_SEED)]
+Seed = Annotated[int, msgspec.Meta(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 NotNegativeFloat = Annotated[float, msgspec.Meta(ge=0)]

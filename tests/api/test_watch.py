@@ -153,7 +153,7 @@ def test_the_samples_of_a_short_batch_are_counted() -> None:
         assert [step.samples for step in steps_of(watched.run_id)] == counted
 
 
-def test_waits_and_work_are_told_apart() -> None:
+def test_waits_and_work_are_distinguished() -> None:
     def batches() -> Iterator[list[int]]:
         for _ in range(8):
             time.sleep(0.03)

@@ -39,7 +39,7 @@ from tests.cli.consoles import Console
 CORES = len(os.sched_getaffinity(0))
 WARMUP_STEPS = 5
 _LOOK_S = 0.5
-SYNTHETIC_SHARE, MOST_WAIT, DASHBOARD_SHARE = 0.95, 0.05, 0.98
+SYNTHETIC_SHARE, MAX_WAIT, DASHBOARD_SHARE = 0.95, 0.05, 0.98
 
 
 def device(options: argparse.Namespace, sandbox: SandboxProcess) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def main() -> None:
         sys.stdout.write(f"{part}\n")
         for key, value in result[part].items():
             sys.stdout.write(f"  {key}: {value}\n")
-    floors = f"data wait below {MOST_WAIT:.0%}, {SYNTHETIC_SHARE:g} of synthetic, dashboard {DASHBOARD_SHARE:g}"
+    floors = f"data wait below {MAX_WAIT:.0%}, {SYNTHETIC_SHARE:g} of synthetic, dashboard {DASHBOARD_SHARE:g}"
     sys.stdout.write(f"floors: {floors}\n")
 
 

@@ -46,7 +46,7 @@ STEP_S = {64: 0.1, 256: 0.4}
 """Seconds that a batch of that size takes to compute."""
 
 _TICK_S = 0.25  # how often the console looks at the run
-_LONGEST_S = 7200.0
+_MAX_S = 7200.0
 _BLOCK_S = 0.5  # within which the level of a correlated endpoint stays
 _EPOCH_BATCHES = 150
 _BATCH_MB = {64: 9.6, 256: 38.5}  # image-u8 at 224 px
@@ -395,7 +395,7 @@ def _run_to_end(world: World, seed: int, truth: Truth) -> Outcome:
                     switched = world.now
                     world.loader.switch.endpoint = kind
                     run.apply(events.Switch(time=world.now, endpoint=kind, reason="auto A/B", step=step.step))
-            if auto.done or world.now > _LONGEST_S:
+            if auto.done or world.now > _MAX_S:
                 break
     found = run.comparison
     used = truths[found.cold][: found.estimate.pairs if found.estimate else 0]

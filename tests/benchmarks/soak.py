@@ -323,7 +323,7 @@ class Soak:
         read = sum(count for (_, split), count in trained.items() if split == "train")
         said = sum(step.samples for step in steps)
         warned = sum(isinstance(each, events.WarningEvent) and each.message.startswith("Skipped") for each in record)
-        self.check(warned == left_out, f"{warned} of {left_out} samples left out were told")
+        self.check(warned == left_out, f"{warned} of {left_out} samples left out were reported")
         self.check(isinstance(summary, events.Summary), f"the record ends with {summary}")
         # The batch in hand when the run was stopped is read again when it goes on.
         self.check(0 <= read - said <= BATCH, f"{read} samples were read, the record says {said}")

@@ -217,7 +217,7 @@ def test_credentials_and_their_end(left: timedelta | None, status: CheckStatus, 
     assert words in check.detail
 
 
-def test_a_token_whose_end_nobody_knows_is_not_called_one_without_expiry() -> None:
+def test_a_token_of_unknown_expiry_is_not_called_one_without_expiry() -> None:
     key = Credentials("STS.ExampleKeyId", Secret("s"), Secret("t"), source="aliyun CLI work")
     assert "from aliyun CLI work, expiry unknown." in checks.credentials_check(FixedSource(key)).detail
 

@@ -146,13 +146,13 @@ def test_what_cannot_be_is_refused_when_it_is_written_and_when_it_is_read(
         assert write().exit_code == 0
         assert run("validate").exit_code == 0
         return
-    with pytest.raises(ConsoleError) as told:
+    with pytest.raises(ConsoleError) as caught:
         write()
-    assert words in str(told.value)
+    assert words in str(caught.value)
     path = home / "config" / "profiles.toml"
     path.parent.mkdir(exist_ok=True)
     extra = f'standard_endpoint = "{endpoint}"\n' if endpoint else ""
     path.write_text(f'active = "a"\n[profiles.a]\nregion = "{region}"\nbucket = "{bucket}"\n{extra}')
-    with pytest.raises(ConsoleError) as told:
+    with pytest.raises(ConsoleError) as caught:
         run("validate")
-    assert words in str(told.value)
+    assert words in str(caught.value)

@@ -49,7 +49,7 @@ def test_a_signal_ends_it_in_good_order(state: Path, number: signal.Signals, cod
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.slow)], ids=str)
-def test_killed_without_a_chance_the_terminal_is_put_back_all_the_same(state: Path, number: signal.Signals) -> None:
+def test_the_terminal_is_restored_after_a_kill(state: Path, number: signal.Signals) -> None:
     with Console() as console:
         console.browse()
         inner(console).send_signal(number)

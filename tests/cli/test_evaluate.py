@@ -27,6 +27,7 @@ from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.training.remote.control import Report
 from ossconsole.training.run_evaluation import EvaluationJob
 from tests.sandboxed import Sandboxed, set_keys
+from tests.torch_files import torch_bytes
 
 SIDE, VAL_SAMPLES = 32, 21
 CLASSES = ("cat", "dog", "fox")
@@ -37,10 +38,8 @@ def image(number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def packed(state: dict[str, torch.Tensor], **changes: object) -> bytes:
-    buffer = io.BytesIO()
     facts = {"model_name": "squeezenet1_1", "classes": list(CLASSES), "image_size": SIDE, "seed": 3, **changes}
-    torch.save({"format": "ossconsole-checkpoint", "version": 1, "model": state, **facts}, buffer)
-    return buffer.getvalue()
+    return torch_bytes({"format": "ossconsole-checkpoint", "version": 1, "model": state, **facts})
 
 
 @pytest.fixture

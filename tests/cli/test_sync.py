@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -16,9 +15,10 @@ from ossconsole.cli.output import run_group
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule, Stall
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.sync import SyncComparison
+from tests.cli.conftest import lines
 from tests.cli.uploading import TIMEOUT_S
-from tests.dataset.uploads import until
 from tests.sandboxed import Sandboxed
+from tests.waiting import wait_until
 
 SUMMARY_KEYS = {"event", "copied", "deleted", "unchanged", "failed", "bytes", "seconds", "cancelled"}
 FILES = {"same": b"same", "changed": b"here", "deep/new": b"123"}
@@ -70,10 +70,6 @@ def bucket(
     monkeypatch.setenv("OSS_ACCESS_KEY_ID", info.access_key_id)
     monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", info.access_key_secret.reveal())
     return Bucket(sandboxed_bucket.store(), f"sync/{request.node.name}/", tmp_path / "folder")
-
-
-def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    return [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_a_folder_to_the_bucket_deletes_nothing_by_default(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,7 +201,7 @@ def test_ctrl_c_leaves_whole_objects_only_and_the_next_one_resumes(
         process = subprocess.Popen(
             [*command, "--parallelism", "1", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        until(lambda: len(bucket.objects) > 5)
+        wait_until(lambda: len(bucket.objects) > 5)
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, errors

@@ -93,7 +93,7 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, list[events.Event], st
     return process.returncode, [events.decode(line) for line in out.splitlines()] if json else [], err.decode()
 
 
-def test_json_lines_tell_the_run_and_nothing_else(start: Start) -> None:
+def test_json_lines_describe_the_run_and_nothing_else(start: Start) -> None:
     code, found, _ = ended(start("--json", "--epochs=1"))
     assert code == 0
     assert isinstance(found[0], events.Run)

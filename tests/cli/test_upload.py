@@ -13,8 +13,9 @@ from ossconsole.dataset.manifest import read_manifest
 from ossconsole.dataset.upload.prepare import PreprocessConfig
 from tests.cli.uploading import Uploader, finish
 from tests.dataset.conftest import make_pictures
-from tests.dataset.uploads import bucket, settings_for, until, wanted
+from tests.dataset.uploads import bucket, settings_for, wanted
 from tests.sandboxed import Sandboxed
+from tests.waiting import wait_until
 
 SUMMARY_KEYS = {"event", "uploaded", "skipped", "failed", "bytes", "seconds", "samples_per_s"}
 
@@ -139,7 +140,7 @@ def test_a_signal_ends_it_and_the_next_run_resumes(uploader: Uploader, tmp_path:
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         process = uploader.start(str(source), "--json", "--bandwidth", "0.05")
         aim = uploader.objects() + 5
-        until(lambda aim=aim: uploader.objects() > aim)  # type: ignore[misc]
+        wait_until(lambda aim=aim: uploader.objects() > aim)  # type: ignore[misc]
         process.send_signal(number)
         done = finish(process)
         assert done.code == code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import NO_RETRY
 from ossconsole.training.checkpoints import export
 from tests.sandboxed import Sandboxed, set_keys
+from tests.torch_files import torch_bytes
 
 CLASSES = ["cat", "dog", "fox"]
 
@@ -41,16 +41,10 @@ def checkpoint(model: str = "resnet18", size: int = 64, **changes: Any) -> dict[
     }
 
 
-def packed(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "checkpoint.pt"
-    path.write_bytes(packed(checkpoint()))
+    path.write_bytes(torch_bytes(checkpoint()))
     return path
 
 
@@ -104,7 +98,7 @@ def test_models_with_arguments_of_their_own_load_too(
 ) -> None:
     path = tmp_path / "checkpoint.pt"
     state = get_model(model, num_classes=3, **({"aux_logits": False} if model == "googlenet" else {"image_size": 64}))
-    path.write_bytes(packed(checkpoint() | {"model": state.state_dict(), "model_name": model}))
+    path.write_bytes(torch_bytes(checkpoint() | {"model": state.state_dict(), "model_name": model}))
     assert weights(path, "--out", tmp_path / "w.pt") == 0
     run_plain(printed_code(capsys.readouterr().out), tmp_path)
 
@@ -150,7 +144,7 @@ def test_averaged_weights_are_written_where_there_are_any(tmp_path: Path, capsys
         {"model": current, "model_ema": of_torch, "epoch": 3},
     ]
     for layout in layouts:
-        path.write_bytes(packed(layout))
+        path.write_bytes(torch_bytes(layout))
         assert weights(path, "--out", out, "--force") == 0
         assert "the averaged weights (EMA)" in capsys.readouterr().out
         assert torch.equal(torch.load(out, weights_only=True)["conv1.weight"], averaged["conv1.weight"])
@@ -160,7 +154,7 @@ def test_what_cannot_be_written_or_read_is_refused(file: Path, capsys: pytest.Ca
     folder = file.parent
     (folder / "there.pt").write_bytes(b"mine")
     (folder / "broken.pt").write_bytes(file.read_bytes()[:5000])
-    (folder / "nan.pt").write_bytes(packed({"w": torch.tensor([float("nan")])}))
+    (folder / "nan.pt").write_bytes(torch_bytes({"w": torch.tensor([float("nan")])}))
     for arguments, problem in (
         ((file, "--out", folder / "w.h5"), "none of the suffixes .pt, .pth, .safetensors, .onnx"),
         ((file, "--out", folder / "there.pt"), "exists already. Add --force"),
@@ -188,7 +182,7 @@ def test_onnx_of_weights_that_do_not_say_their_model_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(export, "_ONNX_PACKAGES", ())
-    (tmp_path / "other.pt").write_bytes(packed({"state_dict": {"w": torch.ones(2)}}))
+    (tmp_path / "other.pt").write_bytes(torch_bytes({"state_dict": {"w": torch.ones(2)}}))
     assert weights(tmp_path / "other.pt", "--out", tmp_path / "w.onnx") != 0
     assert "do not say their model, classes and image size" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "w.onnx").exists()
@@ -203,7 +197,7 @@ def test_onnx_gives_what_torch_gives_for_batches_of_any_length(
         pytest.importorskip(package)
     onnxruntime = pytest.importorskip("onnxruntime")
     file, out = tmp_path / "checkpoint.pt", tmp_path / "w.onnx"
-    file.write_bytes(packed(checkpoint(model)))
+    file.write_bytes(torch_bytes(checkpoint(model)))
     assert weights(file, "--out", out) == 0
     code = printed_code(capsys.readouterr().out)
     session = onnxruntime.InferenceSession(str(out))
@@ -226,7 +220,7 @@ def test_onnx_gives_what_torch_gives_for_batches_of_any_length(
 def test_weights_of_another_program_are_written_without_lines_to_load_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "other.pt").write_bytes(packed({"state_dict": {"module.w": torch.ones(2)}, "epoch": 1}))
+    (tmp_path / "other.pt").write_bytes(torch_bytes({"state_dict": {"module.w": torch.ones(2)}, "epoch": 1}))
     assert weights(tmp_path / "other.pt", "--out", tmp_path / "w.pt") == 0
     out = capsys.readouterr().out
     assert "under state_dict, without the prefix module." in out
@@ -260,11 +254,11 @@ def test_keys_latest_and_best_are_read_from_the_bucket(
         return step
 
     older = f"{prefix}/resnet18-20260101-000000-aaaa-e01-s000010.pt"
-    store.put(older, packed(checkpoint(step=10)))
-    store.put(f"{prefix}/resnet18-20260101-000000-aaaa-e02-s000020.pt", packed(checkpoint(step=20)))
-    store.put(f"{prefix}/resnet18.pt", packed(checkpoint(step=20)))
-    store.put(f"{prefix}/resnet18-best.pt", packed(checkpoint(step=15)))
+    store.put(older, torch_bytes(checkpoint(step=10)))
+    store.put(f"{prefix}/resnet18-20260101-000000-aaaa-e02-s000020.pt", torch_bytes(checkpoint(step=20)))
+    store.put(f"{prefix}/resnet18.pt", torch_bytes(checkpoint(step=20)))
+    store.put(f"{prefix}/resnet18-best.pt", torch_bytes(checkpoint(step=15)))
     assert [step_of(each) for each in ("latest", "best", older, store.uri(older))] == [20, 15, 10, 10]
-    store.put(f"{prefix}/resnet18.pt", packed(checkpoint(step=20))[:9000])
+    store.put(f"{prefix}/resnet18.pt", torch_bytes(checkpoint(step=20))[:9000])
     assert step_of("latest") == 20
     assert weights("oss://another/x.pt", "--out", tmp_path / "w.pt", *options) == 1

@@ -68,17 +68,17 @@ def test_limited_gives_results_errors_and_limits() -> None:
 
 def test_a_slow_check_is_reported_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "LONG_S", 0.01)
-    told = threading.Event()
+    reported = threading.Event()
     names: list[tuple[str, ...]] = []
 
     def work() -> list[Check]:
-        told.wait(60)
+        reported.wait(60)
         return [ok("a", "fine")]
 
     def on_wait(job: CheckJob, seconds: float) -> None:
         assert seconds > 0
         names.append(job.names)
-        told.set()
+        reported.set()
 
     ((check,),) = run_checks([CheckJob(("a",), work, 60)], on_wait)
     assert check.detail == "fine"

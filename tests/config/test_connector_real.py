@@ -1,4 +1,4 @@
-"""The connector itself takes the file that is written, with every key changed, and logs where it is told to."""
+"""The connector itself takes the file that is written, with every key changed, and logs where the settings say."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from defusedxml.ElementTree import fromstring
 from ossconsole.config.endpoints import candidates, classify
 from ossconsole.dataset.warm import listed_source
 from ossconsole.storage.accelerator import (
+    MIN_GB,
     ON_READ,
     ON_WRITE,
-    SMALLEST_GB,
     AcceleratedPath,
     Accelerator,
     delete_accelerator,
@@ -108,10 +108,10 @@ def test_without_a_zone_all_are_sent(contract_accelerator: ObjectStore, present:
 def test_one_is_created_changed_and_deleted(contract_accelerator: ObjectStore, new_zone: str) -> None:
     store = contract_accelerator
     paths = (AcceleratedPath("contract-a/", ON_WRITE), AcceleratedPath("contract-b/", ON_READ))
-    wanted = Accelerator(zone=new_zone, quota_gb=SMALLEST_GB, paths=paths, policy=ON_READ)
+    wanted = Accelerator(zone=new_zone, quota_gb=MIN_GB, paths=paths, policy=ON_READ)
     save_accelerator(store, wanted, present=None)
     (created,) = read_accelerators(store, new_zone)
-    assert (created.quota_gb, created.paths, created.policy) == (SMALLEST_GB, paths, ON_READ)
+    assert (created.quota_gb, created.paths, created.policy) == (MIN_GB, paths, ON_READ)
     assert created.frozen_until > created.created > 0
 
     kept = msgspec.structs.replace(created, paths=(*paths, AcceleratedPath("contract-c/")))
@@ -119,7 +119,7 @@ def test_one_is_created_changed_and_deleted(contract_accelerator: ObjectStore, n
     (changed,) = read_accelerators(store, new_zone)
     assert changed.paths == kept.paths
 
-    bigger = msgspec.structs.replace(changed, quota_gb=SMALLEST_GB + 50)
+    bigger = msgspec.structs.replace(changed, quota_gb=MIN_GB + 50)
     with pytest.raises(StorageError) as caught:
         save_accelerator(store, bigger, present=changed)
     assert caught.value.code == "DataAcceleratorQuotaFrozen"
@@ -169,7 +169,7 @@ def test_a_warm_up_reads_each_object_once(
     assert plan_warm(listed_source(contract_store, contract_prefix), contract_accelerator).warmed == 3
 
 
-def document(zone: str, quota: str = str(SMALLEST_GB), policies: str = "") -> bytes:
+def document(zone: str, quota: str = str(MIN_GB), policies: str = "") -> bytes:
     policies = policies or f"<DefaultCachePolicy>{ON_READ}</DefaultCachePolicy>"
     return (
         f"<DataAcceleratorConfiguration><AvailableZone>{zone}</AvailableZone><Quota>{quota}</Quota>"

@@ -81,7 +81,7 @@ def test_a_link_is_deleted_with_its_parameter(versioned: Any) -> None:
     assert fails(versioned.get_symlink, "link") == (404, "NoSuchKey")
 
 
-def test_a_batch_deletes_versions_for_good(versioned: Any) -> None:
+def test_a_batch_deletes_versions_permanently(versioned: Any) -> None:
     """deletemultipleobjects: a VersionId names what is deleted, twice is no error; a malformed one is."""
     first = versioned.put_object("a", b"one").versionid
     versioned.put_object("a", b"two")

@@ -1,4 +1,4 @@
-"""What objects are told to be, read from a real bucket, with the bytes that telling it cost."""
+"""The contents of objects as Browse shows them, read from a real bucket, with the bytes that were read."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.retry import NO_RETRY
 from tests.sandboxed import Sandboxed
+from tests.torch_files import torch_bytes
 
 SAMPLE = np.full((3, 8, 8), 9, np.uint8).tobytes()
 
@@ -57,50 +58,44 @@ def store(sandboxed_bucket: Sandboxed) -> Iterator[Counting]:
     opened.close()
 
 
-def told(store: Counting, name: str, data: bytes, index: ManifestIndex | None = None) -> Any:
+def content_of(store: Counting, name: str, data: bytes, index: ManifestIndex | None = None) -> Any:
     key = f"contents/{name}"
     store.put(key, data)
     store.fetched = 0
     return read_content(store, store.head(key), index)
 
 
-def saved(value: Any) -> bytes:
-    sink = io.BytesIO()
-    torch.save(value, sink)
-    return sink.getvalue()
-
-
 def test_a_checkpoint_whatever_its_name(store: Counting) -> None:
-    data = saved({"w": torch.zeros(500_000)})
+    data = torch_bytes({"w": torch.zeros(500_000)})
     for name in ("a.pt", "a.ckpt", "no-ending"):
-        assert isinstance(told(store, name, data), CheckpointInfo)
+        assert isinstance(content_of(store, name, data), CheckpointInfo)
         assert store.fetched <= 2 * PREVIEW_BYTES
 
 
 def test_safetensors_and_the_index_of_dcp_are_checkpoints(store: Counting) -> None:
     header = b'{"w":{"dtype":"F32","shape":[250000],"data_offsets":[0,1000000]}}'
     data = len(header).to_bytes(8, "little") + header + bytes(1_000_000)
-    found = told(store, "a.safetensors", data)
+    found = content_of(store, "a.safetensors", data)
     assert isinstance(found, CheckpointInfo)
     assert found.parameters == 250_000
     assert store.fetched <= 2 * PREVIEW_BYTES
-    damaged = told(store, "b.safetensors", data[:-1])
+    damaged = content_of(store, "b.safetensors", data[:-1])
     assert isinstance(damaged, BytesContent)
     assert "cut short or damaged" in damaged.note
-    assert isinstance(told(store, "run/.metadata", b"key: value"), TextContent)
+    assert isinstance(content_of(store, "run/.metadata", b"key: value"), TextContent)
 
 
-def test_a_zip_that_is_no_checkpoint_says_so(store: Counting) -> None:
-    content = told(store, "a.zip", b"PK\x03\x04" + b"\0" * 100)
+def test_a_zip_that_is_not_a_checkpoint_has_a_note(store: Counting) -> None:
+    content = content_of(store, "a.zip", b"PK\x03\x04" + b"\0" * 100)
     assert isinstance(content, BytesContent)
     assert "cut short" in content.note
 
 
 def test_samples_by_size_and_by_manifest(store: Counting) -> None:
-    content = told(store, "ants/1.u8", SAMPLE)
+    content = content_of(store, "ants/1.u8", SAMPLE)
     assert isinstance(content, ImageContent)
     assert (content.label, content.image.width) == ("ants", 8)
-    wrong = told(store, "ants/2.u8", b"\xff" * 1000)
+    wrong = content_of(store, "ants/2.u8", b"\xff" * 1000)
     assert isinstance(wrong, BytesContent)
     assert "1,000 bytes are neither" in wrong.note
     index = ManifestIndex(
@@ -112,9 +107,9 @@ def test_samples_by_size_and_by_manifest(store: Counting) -> None:
         ),
         "contents",
     )
-    known = told(store, "m.u8", SAMPLE, index)
+    known = content_of(store, "m.u8", SAMPLE, index)
     assert (known.label, known.image.height, known.image.width) == ("Formica rufa", 4, 16)
-    assert "expects 192 bytes (8 x 8 image-u8)" in told(store, "short.u8", b"x", index).note
+    assert "expects 192 bytes (8 x 8 image-u8)" in content_of(store, "short.u8", b"x", index).note
 
 
 def image_file(kind: str, size: tuple[int, int], **options: Any) -> bytes:
@@ -142,19 +137,19 @@ def test_encoded_samples_by_manifest(store: Counting) -> None:
         splits={"train": (*samples, Sample("cut.jpg", 0, 8, 9, bytes=20), Sample("odd.jpg", 0, 0, 0, bytes=20))},
     )
     index = ManifestIndex(manifest, "contents")
-    upright = told(store, "a.jpg", files["a.jpg"], index)
+    upright = content_of(store, "a.jpg", files["a.jpg"], index)
     assert (upright.label, upright.image.height, upright.image.width) == ("Formica rufa", 300, 200)
     assert (upright.image.basis, upright.image.minimum, upright.image.is_part) == ("by the manifest", None, False)
-    tiff = told(store, "b.TIFF", files["b.TIFF"], index)
+    tiff = content_of(store, "b.TIFF", files["b.TIFF"], index)
     assert (tiff.image.height, tiff.image.width) == (10, 20)
-    large = told(store, "large.jpg", files["large.jpg"], index)
+    large = content_of(store, "large.jpg", files["large.jpg"], index)
     assert large.image.is_part
     assert store.fetched <= PREVIEW_BYTES
-    broken = told(store, "text.jpg", files["text.jpg"], index)
+    broken = content_of(store, "text.jpg", files["text.jpg"], index)
     assert isinstance(broken, BytesContent)
     assert "not a readable image" in broken.note
-    assert "expects 20 bytes (8 x 9 image-jpeg). The object has 1." in told(store, "cut.jpg", b"x", index).note
-    assert "expects 20 bytes (image-jpeg)." in told(store, "odd.jpg", b"x", index).note
+    assert "expects 20 bytes (8 x 9 image-jpeg). The object has 1." in content_of(store, "cut.jpg", b"x", index).note
+    assert "expects 20 bytes (image-jpeg)." in content_of(store, "odd.jpg", b"x", index).note
 
 
 @pytest.mark.parametrize(
@@ -167,22 +162,22 @@ def test_encoded_samples_by_manifest(store: Counting) -> None:
     ],
 )
 def test_text(store: Counting, name: str, data: bytes, kind: str, lines: list[str]) -> None:
-    content = told(store, name, data)
+    content = content_of(store, name, data)
     assert isinstance(content, TextContent)
     assert (content.kind, content.lines, content.truncated) == (kind, lines, False)
 
 
-def test_a_long_text_costs_64_kib_and_a_letter_cut_in_two_is_no_fault(store: Counting) -> None:
-    content = told(store, "long.txt", ("x" + "ü" * 100_000).encode())
+def test_a_long_text_costs_64_kib_and_may_end_within_a_letter(store: Counting) -> None:
+    content = content_of(store, "long.txt", ("x" + "ü" * 100_000).encode())
     assert isinstance(content, TextContent)
     assert content.truncated
     assert store.fetched == PREVIEW_BYTES
 
 
 def test_bytes_empty_and_archived(store: Counting) -> None:
-    assert isinstance(told(store, "bytes", b"\xff\0\xfe" * 50), BytesContent)
-    assert isinstance(told(store, "nul", b"text\0more"), BytesContent)
-    assert isinstance(told(store, "empty", b""), UnreadableContent)
+    assert isinstance(content_of(store, "bytes", b"\xff\0\xfe" * 50), BytesContent)
+    assert isinstance(content_of(store, "nul", b"text\0more"), BytesContent)
+    assert isinstance(content_of(store, "empty", b""), UnreadableContent)
     store.sdk.put_object("contents/cold", b"x" * 10, headers={"x-oss-storage-class": "Archive"})
     cold = read_content(store, store.head("contents/cold"))
     assert isinstance(cold, UnreadableContent)
@@ -193,11 +188,11 @@ def test_an_image_is_shown_from_its_first_bytes(store: Counting) -> None:
     sink = io.BytesIO()
     noise = np.random.default_rng(1).integers(0, 255, (600, 600, 3), np.uint8)
     Image.fromarray(noise).save(sink, "JPEG", quality=95)
-    content = told(store, "large.jpg", sink.getvalue())
+    content = content_of(store, "large.jpg", sink.getvalue())
     assert isinstance(content, ImageContent)
     assert content.image.width == 600
     assert store.fetched == PREVIEW_BYTES
-    broken = told(store, "broken.png", b"\x89PNG\r\n\x1a\nnothing")
+    broken = content_of(store, "broken.png", b"\x89PNG\r\n\x1a\nnothing")
     assert isinstance(broken, BytesContent)
 
 
@@ -205,13 +200,13 @@ def test_a_manifest_and_one_that_is_refused(store: Counting) -> None:
     manifest = Manifest(
         format=SampleFormat.IMAGE_U8, size=8, classes=("a",), splits={"train": (Sample("1.u8", 0, 8, 8),)}
     )
-    assert told(store, "manifest.json", msgspec.json.encode(manifest)) == manifest
-    refused = told(store, "manifest.json", b'{"version": 1}')
+    assert content_of(store, "manifest.json", msgspec.json.encode(manifest)) == manifest
+    refused = content_of(store, "manifest.json", b'{"version": 1}')
     assert isinstance(refused, TextContent)
     assert "not a valid manifest" in refused.note
 
 
-def test_a_sheet_leaves_out_what_is_no_picture(store: Counting) -> None:
+def test_a_sheet_leaves_out_what_is_not_a_picture(store: Counting) -> None:
     for name, data in (("1.u8", SAMPLE), ("2.u8", SAMPLE), ("readme.txt", b"text")):
         store.put(f"contents-sheet/{name}", data)
     assert len(folder_images(store, "contents-sheet/")) == 2

@@ -45,7 +45,7 @@ def test_what_was_sent_is_unchanged_in_the_next_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"size": 11}, {"mtime_ns": 6}, {"class_name": "bees"}])
-def test_a_changed_file_is_looked_at_again_under_its_key(tmp_path: Path, change: dict[str, object]) -> None:
+def test_a_changed_file_is_read_again_under_its_key(tmp_path: Path, change: dict[str, object]) -> None:
     upload(tmp_path, "train/a.jpg")
     with closing(opened(tmp_path)) as journal:
         decision = journal.plan(planned("train/a.jpg", **change), ".u8")  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def test_a_changed_file_is_looked_at_again_under_its_key(tmp_path: Path, change:
         assert decision.crc64 == sent("").crc64
 
 
-def test_another_recipe_looks_at_everything_again(tmp_path: Path) -> None:
+def test_another_recipe_reads_everything_again(tmp_path: Path) -> None:
     upload(tmp_path, "train/a.jpg", recipe="r")
     with closing(opened(tmp_path, recipe="other")) as journal:
         assert journal.plan(planned("train/a.jpg"), ".u8").action is PlanAction.SEND
@@ -73,7 +73,7 @@ def test_two_files_never_get_one_key(tmp_path: Path) -> None:
         assert journal.plan(third, ".u8").action is PlanAction.CONFLICT
 
 
-def test_files_that_are_gone_are_told_and_can_be_forgotten(tmp_path: Path) -> None:
+def test_files_that_are_gone_are_listed_and_can_be_forgotten(tmp_path: Path) -> None:
     upload(tmp_path, "train/a.jpg", "train/b.jpg")
     with closing(opened(tmp_path)) as journal:
         journal.plan(planned("train/b.jpg"), ".u8")
@@ -141,7 +141,7 @@ def _with_other_tables(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_no_database, _truncated, _of_another_version, _with_other_tables])
-def test_a_file_that_is_no_journal_is_set_aside(
+def test_a_file_that_is_not_a_journal_is_set_aside(
     tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     upload(tmp_path, "train/a.jpg")
@@ -171,7 +171,7 @@ def test_damage_that_shows_in_the_middle_is_set_aside_for_the_next_upload(tmp_pa
         assert journal.is_empty
 
 
-def test_a_full_disk_is_told_and_harms_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_harms_nothing(tmp_path: Path) -> None:
     upload(tmp_path, "train/a.jpg")
     journal = opened(tmp_path)
     pages = journal._db.execute("PRAGMA page_count").fetchone()[0]

@@ -44,7 +44,7 @@ def test_class_folders(tmp_path: Path) -> None:
     assert found["train/ants/1.JPEG"].size == (tmp_path / "train/ants/1.JPEG").stat().st_size
 
 
-def test_what_is_no_picture_is_skipped_and_said(tmp_path: Path) -> None:
+def test_files_that_are_not_pictures_are_skipped_and_reported(tmp_path: Path) -> None:
     write(tmp_path, "train/ants/1.jpg", "train/ants/imageNotFound.gif", "train/ants/._1.jpg", "train/notes.txt")
     (tmp_path / "train/ants/gone.jpg").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "train/ants/pipe.jpg")
@@ -67,7 +67,7 @@ def test_a_link_that_leads_to_itself_hides_nothing_beside_it(tmp_path: Path) -> 
     assert sum(counted) == 5
 
 
-def test_a_source_that_may_not_be_looked_at_is_named(refused_link: Path) -> None:
+def test_a_source_that_may_not_be_read_is_named(refused_link: Path) -> None:
     with pytest.raises(ConsoleError, match="link cannot be read: Permission denied"):
         Layout(refused_link)
     with pytest.raises(ConsoleError, match=r"~nobody-here/labels\.csv does not exist"):
@@ -286,14 +286,14 @@ def test_every_bad_line_of_a_table_is_reported_where_it_is(tmp_path: Path) -> No
     assert len(planned(tmp_path / "t.csv")) == 1
 
 
-def test_a_table_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+def test_a_table_that_is_not_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00,\x00")
     with pytest.raises(ConsoleError, match=r"t\.csv cannot be read"):
         list(Layout(tmp_path / "t.csv").items())
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "file.bin"])
-def test_what_is_no_source_says_what_would_be(tmp_path: Path, name: str) -> None:
+def test_the_error_of_a_bad_source_names_the_valid_kinds(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.bin").write_bytes(b"x")
     with pytest.raises(ConsoleError) as caught:
@@ -332,7 +332,7 @@ def archived(folder: Path, archive: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "tar.gz", "zip"])
-def test_classes_that_vanish_and_label_files_that_do_not_help_are_told(tmp_path: Path, kind: str) -> None:
+def test_classes_that_vanish_and_label_files_of_no_use_are_reported(tmp_path: Path, kind: str) -> None:
     source = tmp_path / "source"
     write(source, "train/ants/1.jpg", "train/gifs/1.gif", "val/ants/2.jpg", "val/wasps/3.jpg")
     (source / "train/empty").mkdir()
@@ -370,7 +370,7 @@ def pack(folder: Path, archive: Path, prefix: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 @pytest.mark.parametrize("prefix", ["./", "/data/"])
-def test_the_top_of_an_archive_is_no_class(tmp_path: Path, kind: str, prefix: str) -> None:
+def test_the_top_of_an_archive_is_not_a_class(tmp_path: Path, kind: str, prefix: str) -> None:
     write(tmp_path / "a", "pictures/ants/1.jpg", "pictures/bees/2.jpg")
     write(tmp_path / "b", "n01440764/1.jpg", "n01443537/2.jpg", "val/n01440764/3.jpg")
     for folder, count in (("a", 2), ("b", 3)):
@@ -401,7 +401,7 @@ def test_a_link_that_cannot_be_followed_hides_none_of_its_neighbours(tmp_path: P
     assert sum(Layout(tmp_path).counts()) == len(list(Layout(tmp_path).items()))
 
 
-def test_what_lies_beside_train_and_val_is_told(tmp_path: Path) -> None:
+def test_what_is_beside_train_and_val_is_reported(tmp_path: Path) -> None:
     write(tmp_path, "train/ants/1.jpg", "test/ants/2.jpg", "3.jpg")
     assert unused(tmp_path) == {"name: beside train/ and val/": (2, ("3.jpg", "test/"))}
 
@@ -436,7 +436,7 @@ def test_where_no_sample_is_made_it_says_what_to_do(tmp_path: Path, names: list[
     assert advice in layout.advice
 
 
-def test_what_is_no_file_is_named_for_what_it_is(tmp_path: Path) -> None:
+def test_entries_that_are_not_files_are_named_by_their_kind(tmp_path: Path) -> None:
     write(tmp_path, "train/ants/1.jpg")
     folder = tmp_path / "train/ants"
     (folder / "torn").symlink_to(tmp_path / "nowhere")

@@ -84,7 +84,7 @@ def test_image_files_become_a_manifest_that_can_be_written(store: ObjectStore, p
     assert read_manifest(store, profile.dataset_prefix) == manifest
 
 
-def test_what_is_no_sample_is_grouped_by_reason(store: ObjectStore, profile: Profile) -> None:
+def test_objects_that_are_not_samples_are_grouped_by_reason(store: ObjectStore, profile: Profile) -> None:
     put(store, profile, *(f"train/a/{number}.jpg" for number in range(3)), "train/stray.jpg", "train/a/notes.txt")
     put(store, profile, "train/", "train/a/", "train/a/sub/", "train/empty/", data=b"")
     put(store, profile, "train/a/.DS_Store", "train/a/._1.jpg", "train/a/Thumbs.db", "train/.trash/9.jpg")

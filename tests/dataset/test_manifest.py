@@ -150,7 +150,7 @@ def test_no_bytes_crash_the_parser(text: bytes) -> None:
         return
 
 
-def test_an_empty_prefix_and_a_missing_manifest_are_told_apart(store: ObjectStore, profile: Profile) -> None:
+def test_an_empty_prefix_and_a_missing_manifest_are_distinguished(store: ObjectStore, profile: Profile) -> None:
     prefix = profile.dataset_prefix
     with pytest.raises(ManifestMissingError, match="is empty") as caught:
         read_manifest(store, prefix)

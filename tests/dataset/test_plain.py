@@ -137,9 +137,9 @@ def test_what_is_not_sent_is_named(store: ObjectStore, tmp_path: Path) -> None:
         "1 file (a symbolic link to a folder, which is not followed): linked",
         "1 file (a named pipe): pipe",
     ]
-    told = sorted(failure.reason.rpartition(": ")[2] for failure in job.failures)
-    assert told[:2] == ["a symbolic link to itself.", "a symbolic link to nothing."]
-    assert told[2].endswith("is not UTF-8.")
+    reasons = sorted(failure.reason.rpartition(": ")[2] for failure in job.failures)
+    assert reasons[:2] == ["a symbolic link to itself.", "a symbolic link to nothing."]
+    assert reasons[2].endswith("is not UTF-8.")
     with pytest.raises(SettingsError, match="a named pipe"):
         PlainUpload(store, folder / "pipe", "not-sent")
 
@@ -194,7 +194,7 @@ def test_what_was_sent_is_not_sent_again(store: ObjectStore, control: SandboxCon
     assert not list(list_uploads(store, "resumed/"))
 
 
-def test_another_file_under_the_same_name_begins_anew(store: ObjectStore, tmp_path: Path) -> None:
+def test_another_file_under_the_same_name_starts_over(store: ObjectStore, tmp_path: Path) -> None:
     path = tmp_path / "big"
     path.write_bytes(DATA)
     first = ResumableUpload(store, path, "anew/big", PART)

@@ -119,7 +119,7 @@ def test_seed_and_key_change_the_crop_but_not_a_stored_image() -> None:
     )
 
 
-def test_the_digest_tells_recipes_apart() -> None:
+def test_different_recipes_have_different_digests() -> None:
     recipes = [
         PreprocessConfig(F32, 16),
         PreprocessConfig(U8, 16),
@@ -156,7 +156,7 @@ def test_the_ratio_can_be_kept() -> None:
     assert pixels(jpeg(1, (32, 64)), recipe).shape == (3, 32, 16)
 
 
-def test_a_jpeg_decoded_smaller_looks_like_one_decoded_whole(tmp_path: Path) -> None:
+def test_a_jpeg_decoded_smaller_resembles_one_decoded_whole(tmp_path: Path) -> None:
     make_sample_images(tmp_path / "pictures", train=10, val=0)
     for path in (tmp_path / "pictures").rglob("*.jpg"):
         whole = np.asarray(Image.open(path).resize((24, 24), Image.Resampling.BOX), dtype=float)

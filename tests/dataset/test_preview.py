@@ -50,7 +50,7 @@ def test_values_that_are_no_numbers_do_not_break_the_picture() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.u8", "a"])
-def test_where_both_formats_fit_the_values_tell(name: str) -> None:
+def test_where_both_formats_fit_the_values_decide(name: str) -> None:
     u8, f32 = photograph(64), normalised(photograph(32))
     assert len(u8.tobytes()) == len(f32.tobytes())
     assert guess_sample(name, u8.tobytes()).width == 64

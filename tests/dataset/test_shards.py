@@ -198,7 +198,7 @@ def test_a_shard_that_is_not_valid_is_named(
         read_shard_list(store, profile.dataset_prefix)
 
 
-def test_labels_and_shapes_are_listed_where_the_key_does_not_tell_them(
+def test_labels_and_shapes_are_listed_where_the_key_does_not_have_them(
     sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
 ) -> None:
     source = make_pictures(tmp_path / "dataset", train=2, val=0)
@@ -374,7 +374,7 @@ def test_rows_of_tars_that_are_in_the_bucket_are_freed(
     assert max(kept) < 4
 
 
-def test_a_full_disk_under_the_tars_is_told(
+def test_a_full_disk_under_the_tars_is_an_error(
     sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ShardBuilder, "build", lambda *_: Path("/dev/full").write_bytes(b"x"))

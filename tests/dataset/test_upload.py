@@ -30,8 +30,9 @@ from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from tests.dataset.conftest import jpeg, make_pictures, picture
-from tests.dataset.uploads import WAIT_S, bucket, check_manifest_is_the_bucket, settings_for, until, upload, wanted
+from tests.dataset.uploads import WAIT_S, bucket, check_manifest_is_the_bucket, settings_for, upload, wanted
 from tests.sandboxed import Sandboxed
+from tests.waiting import wait_until
 
 FORMATS = list(SampleFormat)
 
@@ -378,7 +379,7 @@ def test_one_upload_at_a_time(sandboxed_bucket: Sandboxed, profile: Profile, sou
     first = create_upload(profile, sandboxed_bucket.owner, settings_for(source))
     first.pause()
     first.start()
-    until(lambda: first.progress().phase is Phase.UPLOADING)
+    wait_until(lambda: first.progress().phase is Phase.UPLOADING)
     with pytest.raises(JournalError, match="Another upload"):
         upload(profile, sandboxed_bucket.owner, settings_for(source))
     first.resume()
@@ -388,12 +389,12 @@ def test_one_upload_at_a_time(sandboxed_bucket: Sandboxed, profile: Profile, sou
 # Controls
 
 
-def test_pause_holds_and_resume_goes_on(sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path) -> None:
+def test_pause_holds_and_resume_continues(sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path) -> None:
     job = create_upload(profile, sandboxed_bucket.owner, settings_for(make_pictures(tmp_path / "s", train=60)))
     job.start()
-    until(lambda: job.progress().uploaded > 0)
+    wait_until(lambda: job.progress().uploaded > 0)
     job.pause()
-    until(lambda: job.progress().sending == 0)
+    wait_until(lambda: job.progress().sending == 0)
     held = job.progress()
     assert held.paused
     assert held.eta_s is None
@@ -409,7 +410,7 @@ def test_cancel_keeps_what_was_sent(
     source = make_pictures(tmp_path / "s", train=120)
     job = create_upload(profile, sandboxed_bucket.owner, settings_for(source))
     job.start()
-    until(lambda: job.progress().uploaded > 20)
+    wait_until(lambda: job.progress().uploaded > 20)
     job.cancel()
     summary = job.result(WAIT_S)
     assert summary.cancelled
@@ -436,9 +437,9 @@ def test_knobs_turn_while_it_runs(sandboxed_bucket: Sandboxed, profile: Profile,
     source = make_pictures(tmp_path / "s", train=100)
     job = create_upload(profile, sandboxed_bucket.owner, settings_for(source, parallelism=1, bandwidth=1.0))
     job.start()
-    until(lambda: job.progress().sending == 1)
+    wait_until(lambda: job.progress().sending == 1)
     job.set_parallelism(20)
-    until(lambda: job.progress().sending > 1)
+    wait_until(lambda: job.progress().sending > 1)
     job.set_parallelism(500)
     assert job.progress().parallelism == 64
     job.set_parallelism(2)
@@ -472,7 +473,7 @@ def test_a_preparation_process_that_dies_costs_one_picture_at_most(
     source = make_pictures(tmp_path / "s", train=100)
     job = create_upload(profile, sandboxed_bucket.owner, settings_for(source))
     job.start()
-    until(lambda: job.progress().uploaded > 5)
+    wait_until(lambda: job.progress().uploaded > 5)
     for child in psutil.Process().children(recursive=True):
         if "ossconsole.dataset.upload.worker" in child.cmdline():
             child.kill()
@@ -493,7 +494,7 @@ def test_no_process_is_left_behind(sandboxed_bucket: Sandboxed, profile: Profile
     ]
 
 
-def test_a_file_of_the_working_folder_is_no_library(
+def test_a_file_of_the_working_folder_is_not_imported(
     sandboxed_bucket: Sandboxed, profile: Profile, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "PIL.py").write_text("raise SystemExit('imported from the working folder')")
@@ -501,7 +502,7 @@ def test_a_file_of_the_working_folder_is_no_library(
     assert upload(profile, sandboxed_bucket.owner, settings_for(source)).uploaded == 8
 
 
-def test_a_full_disk_under_the_journal_ends_it_and_the_next_run_goes_on(
+def test_a_full_disk_under_the_journal_ends_it_and_the_next_run_continues(
     sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_pictures(tmp_path / "s", train=80)
@@ -629,9 +630,9 @@ def test_the_archive_of_one_class_fails_with_a_remedy_in_the_plan_and_in_the_upl
         ("1.JPEG", "not in a class folder"),
         ("2.JPEG", "not in a class folder"),
     ]
-    with pytest.raises(ConsoleError, match="2 failed") as told:
+    with pytest.raises(ConsoleError, match="2 failed") as caught:
         upload(profile, sandboxed_bucket.owner, settings)
-    assert "a folder with the name of the class" in told.value.remedy
+    assert "a folder with the name of the class" in caught.value.remedy
 
 
 def test_what_of_the_source_is_not_used_is_in_plan_and_summary(

@@ -22,9 +22,10 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.retry import RetryPolicy
 from tests.dataset.conftest import make_pictures
-from tests.dataset.uploads import WAIT_S, bucket, check_manifest_is_the_bucket, settings_for, until, upload, wanted
+from tests.dataset.uploads import WAIT_S, bucket, check_manifest_is_the_bucket, settings_for, upload, wanted
 from tests.sandboxed import Sandboxed, sandboxed
 from tests.storage.cutting_proxy import cutting
+from tests.waiting import wait_until
 
 COUNT = 70
 
@@ -108,7 +109,7 @@ def test_connections_that_break_off_in_the_middle_of_a_sample(failing: Failing, 
     assert bucket(failing.store, profile.dataset_prefix) == wanted(source, settings.preprocessing)
 
 
-def test_the_wait_that_oss_asks_for_is_kept(failing: Failing, tmp_path: Path) -> None:
+def test_the_wait_that_oss_requests_is_kept(failing: Failing, tmp_path: Path) -> None:
     failing.control.set_faults(puts(Error(code="QpsLimitExceeded", qos_delay_ms=1500), times=1))
     assert failing.upload(make_pictures(tmp_path / "one", train=1, val=0)).seconds >= 1.5
 
@@ -127,10 +128,10 @@ def test_one_key_that_is_always_refused_costs_that_key_alone(failing: Failing, s
     failing.check_bucket(source)
 
 
-def test_an_endpoint_that_goes_away_ends_it_and_the_next_run_goes_on(failing: Failing, source: Path) -> None:
+def test_an_endpoint_that_disappears_ends_it_and_the_next_run_continues(failing: Failing, source: Path) -> None:
     job = create_upload(failing.profile, failing.owner, settings_for(source, parallelism=32, bandwidth=40_000.0))
     job.start()
-    until(lambda: job.progress().uploaded > 10)
+    wait_until(lambda: job.progress().uploaded > 10)
     failing.control.set_faults(FaultPlan(outages={EndpointKind.STANDARD: 3600.0}))
     job.set_bandwidth(None)
     with pytest.raises(StorageError, match="No answer"):
@@ -146,7 +147,7 @@ def test_a_key_that_is_rotated_away_ends_it_at_once(failing: Failing, source: Pa
     key = failing.control.issue_key()
     job = create_upload(failing.profile, FixedSource(key), settings_for(source, bandwidth=40_000.0))
     job.start()
-    until(lambda: job.progress().uploaded > 5)
+    wait_until(lambda: job.progress().uploaded > 5)
     failing.control.revoke_key(key.access_key_id)
     with pytest.raises(StorageError, match="InvalidAccessKeyId"):
         job.result(WAIT_S)
@@ -198,7 +199,7 @@ def test_what_an_upload_waits_for_is_shown_and_a_cancel_ends_the_wait(failing: F
     job = create_upload(failing.profile, failing.owner, settings_for(source))
     job.store._retry = RetryPolicy(patience_s=20 * 60)
     job.start()
-    until(lambda: "OSS is throttling while listing oss://" in job.progress().waiting)
+    wait_until(lambda: "OSS is throttling while listing oss://" in job.progress().waiting)
     job.cancel()
     assert job.wait(WAIT_S)
     assert job.summary().cancelled

@@ -17,16 +17,9 @@ from ossconsole.dataset.upload.job import UploadSettings
 from ossconsole.dataset.upload.plan import create_upload
 from ossconsole.storage.client import ObjectStore
 from tests.dataset.conftest import make_pictures
-from tests.dataset.uploads import (
-    WAIT_S,
-    bucket,
-    check_manifest_is_the_bucket,
-    settings_for,
-    until,
-    upload,
-    wanted,
-)
+from tests.dataset.uploads import WAIT_S, bucket, check_manifest_is_the_bucket, settings_for, upload, wanted
 from tests.sandboxed import Sandboxed
+from tests.waiting import wait_until
 
 
 def run_upload(state: str, profile: Profile, owner: FixedSource, settings: UploadSettings) -> None:
@@ -61,7 +54,7 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(
         )
         process.start()
         assert process.pid is not None
-        until(lambda n=aim: objects() >= n, every_s=0.02)  # type: ignore[misc]
+        wait_until(lambda n=aim: objects() >= n, every_s=0.02)  # type: ignore[misc]
         try:
             children = psutil.Process(process.pid).children(recursive=True)
         except psutil.NoSuchProcess:

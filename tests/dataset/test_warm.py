@@ -33,8 +33,9 @@ from ossconsole.storage.jobs.threads import BandwidthCap
 from ossconsole.storage.jobs.warm import WarmItem, WarmJournal, WarmPlan, WarmSource, WarmUp, plan_warm
 from ossconsole.storage.retry import NO_RETRY
 from tests.dataset.conftest import make_pictures
-from tests.dataset.uploads import WAIT_S, settings_for, upload
+from tests.dataset.uploads import settings_for, upload
 from tests.sandboxed import Sandboxed, sandboxed
+from tests.waiting import run_to_end
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +62,6 @@ def keys(sandboxed_bucket: Sandboxed, profile: Profile, store: ObjectStore, tmp_
     return [item.key for item in dataset_source(store, profile.dataset_prefix).items()]
 
 
-def run(job: WarmUp) -> WarmUp:
-    job.start()
-    assert job.wait(WAIT_S)
-    return job
-
-
 def plan(store: ObjectStore, accelerated: ObjectStore, **options: bool) -> WarmPlan:
     return plan_warm(dataset_source(store, accelerated.profile.dataset_prefix), accelerated, **options)
 
@@ -86,7 +81,7 @@ def test_every_sample_is_in_the_cache_afterwards(
     assert (found.objects, found.todo, found.beyond, found.outside) == (8, 8, 0, 0)
     assert "by its manifest" in found.source.text
     assert found.lines()[1] == "It fits: the accelerator in cn-sandbox-a has 50 GB."
-    job = run(WarmUp(accelerated, found))
+    job = run_to_end(WarmUp(accelerated, found))
     assert job.state is JobState.DONE
     assert job.progress().items_done == 8
     assert job.progress().bytes_done == found.bytes
@@ -96,11 +91,11 @@ def test_every_sample_is_in_the_cache_afterwards(
 def test_a_second_warm_up_reads_nothing_and_again_reads_everything(
     store: ObjectStore, accelerated: ObjectStore, keys: list[str]
 ) -> None:
-    run(WarmUp(accelerated, plan(store, accelerated)))
+    run_to_end(WarmUp(accelerated, plan(store, accelerated)))
     second = plan(store, accelerated)
     assert (second.todo, second.warmed) == (0, len(keys))
     assert "were read before" in " ".join(second.lines())
-    job = run(WarmUp(accelerated, second))
+    job = run_to_end(WarmUp(accelerated, second))
     assert (job.state, job.progress().items_done) == (JobState.DONE, 0)
     assert plan(store, accelerated, again=True).todo == len(keys)
 
@@ -108,7 +103,7 @@ def test_a_second_warm_up_reads_nothing_and_again_reads_everything(
 def test_a_sample_that_was_replaced_is_read_again(
     sandboxed_bucket: Sandboxed, store: ObjectStore, accelerated: ObjectStore, keys: list[str], tmp_path: Path
 ) -> None:
-    run(WarmUp(accelerated, plan(store, accelerated)))
+    run_to_end(WarmUp(accelerated, plan(store, accelerated)))
     profile = accelerated.profile
     manifest = read_manifest(store, profile.dataset_prefix)
     first, *rest = manifest.splits["train"]
@@ -133,11 +128,11 @@ def test_a_cancelled_warm_up_resumes(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BandwidthCap, "acquire", cancel_at_the_third)
-        assert run(job).state is JobState.CANCELLED
+        assert run_to_end(job).state is JobState.CANCELLED
     rest = plan(store, accelerated)
     assert rest.todo + rest.warmed == len(keys)
     assert rest.warmed in {2, 3}
-    assert run(WarmUp(accelerated, rest)).progress().items_done == rest.todo
+    assert run_to_end(WarmUp(accelerated, rest)).progress().items_done == rest.todo
     assert misses(sandboxed_bucket, accelerated, keys) == 0
 
 
@@ -157,7 +152,7 @@ def test_shards_are_read_in_ranges_with_their_indexes(
     monkeypatch.setattr(warm, "_SMALL", 999)
     found = plan(store, accelerated)
     assert found.objects == 2 * len(packed.shards)
-    job = run(WarmUp(accelerated, found))
+    job = run_to_end(WarmUp(accelerated, found))
     assert (job.state, job.progress().items_done) == (JobState.DONE, found.objects)
     keys = [item.key for item in found.source.items()]
     assert misses(sandboxed_bucket, accelerated, keys) == 0
@@ -172,7 +167,7 @@ def test_a_prefix_without_a_dataset_is_listed(store: ObjectStore, accelerated: O
     found = plan_warm(listed_source(store, below), accelerated)
     assert (found.objects, found.bytes) == (1, 4)
     assert "listed without 1 archived object: 1 object, 0.0 MB." in found.lines()[0]
-    assert run(WarmUp(accelerated, found)).failures == []
+    assert run_to_end(WarmUp(accelerated, found)).failures == []
     found = plan(store, accelerated)  # what is no dataset is listed, too
     assert (found.objects, found.bytes) == (1, 4)
     with pytest.raises(ConsoleError, match="there are no objects"):
@@ -183,12 +178,12 @@ def test_an_object_that_is_gone_fails_alone(store: ObjectStore, accelerated: Obj
     found = plan(store, accelerated)
     data = store.get(keys[0])
     store.delete(keys[0])
-    job = run(WarmUp(accelerated, found))
+    job = run_to_end(WarmUp(accelerated, found))
     assert job.state is JobState.FAILED
     assert [(failure.path, failure.code) for failure in job.failures] == [(keys[0], "NoSuchKey")]
     assert job.progress().items_done == len(keys) - 1
     store.put(keys[0], data)
-    again = run(job.retry())
+    again = run_to_end(job.retry())
     assert (again.state, again.progress().items_done, again.progress().items_total) == (JobState.DONE, 1, 1)
 
 
@@ -233,7 +228,7 @@ def test_objects_outside_the_accelerated_paths_are_not_read(
 
 
 def test_without_an_accelerator_nothing_is_read(store: ObjectStore, accelerated: ObjectStore, keys: list[str]) -> None:
-    run(WarmUp(accelerated, plan(store, accelerated)))
+    run_to_end(WarmUp(accelerated, plan(store, accelerated)))
     delete_accelerator(accelerated, "cn-sandbox-a")
     try:
         with pytest.raises(ConsoleError, match="has no accelerator"):
@@ -249,10 +244,10 @@ def test_a_key_that_may_only_read_is_enough(
     keys_of_reader = sandboxed_bucket.keys["read-only"]
     limited = ObjectStore(accelerated.profile, keys_of_reader, EndpointKind.ACCELERATED, timeout_s=5.0, retry=NO_RETRY)
     found = plan_warm(dataset_source(store, accelerated.profile.dataset_prefix), limited)
-    assert run(WarmUp(limited, found)).progress().items_done == len(keys)
+    assert run_to_end(WarmUp(limited, found)).progress().items_done == len(keys)
 
 
-def test_a_key_that_may_not_list_the_accelerator_is_no_obstacle(
+def test_a_key_that_may_not_list_the_accelerator_can_warm_up(
     accelerated: ObjectStore, store: ObjectStore, keys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_store: ObjectStore) -> Accelerator:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -58,13 +56,6 @@ def check_manifest_is_the_bucket(store: ObjectStore, prefix: str) -> Manifest:
     for samples in manifest.splits.values():
         assert all(sample.key.split("/")[1] == manifest.classes[sample.label] for sample in samples)
     return manifest
-
-
-def until(condition: Callable[[], bool], every_s: float = 0.005) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(every_s)
 
 
 class ShardList(PackedShardList, frozen=True, kw_only=True):

@@ -67,7 +67,7 @@ class World:
 
 @dataclass
 class Result:
-    """`message` is the first thing the user is told, after `seconds`; `problem` why the operation failed, "" if not."""
+    """`message` is the first that the user sees, after `seconds`; `problem` is why the operation failed, "" if not."""
 
     problem: str = ""
     message: str = ""

@@ -1,4 +1,4 @@
-"""The faults of the machine during every operation: nothing hangs, nothing is half-written, and the cause is told."""
+"""Faults of the machine during every operation: nothing hangs, nothing is half-written, and the cause is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every fault during every operation: once (it must be outlasted), and for good (it must be told, and nothing lost).
+"""Every fault during every operation: once (it is outlasted), and permanently (it is reported, and nothing is lost).
 
 `python -m tests.faults.table` runs all of it and prints the table; by default the cells that take long are left out.
 """

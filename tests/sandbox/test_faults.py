@@ -28,8 +28,9 @@ from ossconsole.sandbox.faults import FaultCandidate, FaultEngine, FaultPlan, Ru
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.test_objects import fails
-from tests.sandbox.wire import Answer, Signer, call, send, wait_until
+from tests.sandbox.wire import Answer, Signer, call, send
 from tests.sandboxed import read_log
+from tests.waiting import wait_until
 
 ERROR = faults.Error(code="InternalError")
 GET = FaultCandidate("GET", "GetObject", EndpointKind.STANDARD, "dataset/a.pt", "OSSConnector")
@@ -336,7 +337,7 @@ def test_faults_leave_no_descriptors_behind(
     wait_until(lambda: process.num_fds() <= before)
 
 
-def test_a_disk_error_is_no_part_of_a_slow_reply(
+def test_a_disk_error_is_an_error_reply_although_replies_are_slow(
     sandbox: SandboxProcess, info: SandboxInfo, arm: Arm, key: str, prefix: str
 ) -> None:
     """It came after the headers: the error reply arrived as bytes of the object."""

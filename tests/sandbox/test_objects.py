@@ -13,7 +13,8 @@ import pytest
 
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from tests.sandbox.conftest import make_bucket
-from tests.sandbox.wire import TIMEOUT_S, Signer, call, digest, send, wait_until
+from tests.sandbox.wire import TIMEOUT_S, Signer, call, digest, send
+from tests.waiting import wait_until
 
 
 def crc64(data: bytes) -> int:

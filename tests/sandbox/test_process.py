@@ -27,8 +27,9 @@ from ossconsole.sandbox.process import SandboxError, SandboxInfo, SandboxProcess
 from ossconsole.sandbox.response import RequestRecord
 from ossconsole.sandbox.server import RequestLog
 from tests.sandbox.conftest import make_bucket
-from tests.sandbox.wire import Signer, call, send, wait_until
+from tests.sandbox.wire import Signer, call, send
 from tests.sandboxed import read_log
+from tests.waiting import wait_until
 
 
 def test_ready_line_and_profile(sandbox: SandboxProcess) -> None:
@@ -68,9 +69,9 @@ def test_secret_reaches_neither_command_line_nor_log(sandbox: SandboxProcess) ->
     signature = path.rpartition("=")[2]
     send(info.path_style_endpoint, "GET", path)
     process = psutil.Process(sandbox.pid)
-    told = " ".join(process.cmdline()) + str(process.environ()) + sandbox.log_path.read_text()
-    assert info.access_key_secret.reveal() not in told
-    assert signature not in told
+    exposed = " ".join(process.cmdline()) + str(process.environ()) + sandbox.log_path.read_text()
+    assert info.access_key_secret.reveal() not in exposed
+    assert signature not in exposed
 
 
 def test_environment_of_the_child_has_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

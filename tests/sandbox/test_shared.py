@@ -24,7 +24,7 @@ from ossconsole.sandbox import shared
 from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, SandboxError, SandboxInfo, SandboxProcess
 from ossconsole.sandbox.shared import SharedSandbox, Users
 from tests.sandbox.conftest import make_bucket
-from tests.sandbox.wire import wait_until
+from tests.waiting import wait_until
 
 HOLD = (
     "import sys; from pathlib import Path\n"
@@ -101,7 +101,7 @@ def test_many_simultaneous_users_get_one_server(tmp_path: Path) -> None:
     wait_until(lambda: not servers(tmp_path))
 
 
-def test_a_forked_process_keeps_nobody_out(tmp_path: Path) -> None:
+def test_a_forked_process_does_not_keep_the_lock(tmp_path: Path) -> None:
     """It shares the lock of its parent, such as the workers of a DataLoader: nobody could join until it ended."""
     users = Users(tmp_path)
     assert users.join()
@@ -147,7 +147,7 @@ def test_a_server_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch: 
     assert LOCK_NAME in refused.value.remedy
 
 
-class Told:
+class Reported:
     """What a shared sandbox tells of its process."""
 
     def __init__(self, sandbox: SharedSandbox) -> None:
@@ -162,17 +162,17 @@ class Told:
 
 def test_a_killed_server_is_named_and_comes_back_where_it_was(tmp_path: Path) -> None:
     with SharedSandbox.open(tmp_path) as starter, SharedSandbox.open(tmp_path) as guest:
-        told = [Told(starter), Told(guest)]
+        reported = [Reported(starter), Reported(guest)]
         make_bucket(starter.info).put_object("kept", b"on disk")
         before = starter.info
         os.kill(before.pid, signal.SIGKILL)
-        wait_until(lambda: all(len(one.messages) == 2 for one in told))
-        assert told[0].messages[0] == f"The embedded sandbox (pid {before.pid}) ended: killed by SIGKILL."
-        assert f"(pid {before.pid}) ended" in told[1].messages[0]
-        assert "restarted" in told[1].remedies[0]
+        wait_until(lambda: all(len(one.messages) == 2 for one in reported))
+        assert reported[0].messages[0] == f"The embedded sandbox (pid {before.pid}) ended: killed by SIGKILL."
+        assert f"(pid {before.pid}) ended" in reported[1].messages[0]
+        assert "restarted" in reported[1].remedies[0]
         (server,) = [server.pid for server in servers(tmp_path)]
         assert starter.info.pid == guest.info.pid == server
-        assert [one.messages[1] for one in told] == [f"The embedded sandbox is running again (pid {server})."] * 2
+        assert [one.messages[1] for one in reported] == [f"The embedded sandbox is running again (pid {server})."] * 2
         assert starter.info.endpoints == before.endpoints
         assert make_bucket(before).get_object("kept").read() == b"on disk"
     wait_until(lambda: not servers(tmp_path))
@@ -188,14 +188,14 @@ def test_a_new_user_restarts_it_on_the_port_of_the_others(tmp_path: Path) -> Non
 
 def test_a_server_started_by_the_user_is_named_and_not_restarted(tmp_path: Path) -> None:
     with SandboxProcess.start(tmp_path, unshaped=True) as alone, SharedSandbox.open(tmp_path) as guest:
-        told = Told(guest)
+        reported = Reported(guest)
         alone.stop()
-        wait_until(lambda: bool(told.messages))
-        assert told.messages == [f"The embedded sandbox (pid {alone.pid}) ended: its process no longer exists."]
-        assert f"ossconsole sandbox --dir {tmp_path} --port {alone.info.port}" in told.remedies[0]
+        wait_until(lambda: bool(reported.messages))
+        assert reported.messages == [f"The embedded sandbox (pid {alone.pid}) ended: its process no longer exists."]
+        assert f"ossconsole sandbox --dir {tmp_path} --port {alone.info.port}" in reported.remedies[0]
         with SandboxProcess.start(tmp_path, port=alone.info.port, unshaped=True) as again:
-            wait_until(lambda: len(told.messages) == 2)
-            assert f"(pid {again.pid})" in told.messages[1]
+            wait_until(lambda: len(reported.messages) == 2)
+            assert f"(pid {again.pid})" in reported.messages[1]
 
 
 @pytest.fixture
@@ -219,35 +219,35 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SharedS
 
 def test_a_folder_that_cannot_be_opened_is_reported(watched: SharedSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The watching thread ended with a traceback on the screen."""
-    told = Told(watched)
+    reported = Reported(watched)
     monkeypatch.setattr(shared, "_served", Mock(side_effect=SettingsError("too many open files", remedy="Close some.")))
-    wait_until(lambda: bool(told.messages))
-    assert told.messages == ["The embedded sandbox is no longer watched: too many open files Close some."]
+    wait_until(lambda: bool(reported.messages))
+    assert reported.messages == ["The embedded sandbox is no longer watched: too many open files Close some."]
 
 
 def test_a_restart_that_the_folder_refuses_is_tried_again(
     watched: SharedSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = Told(watched)
+    reported = Reported(watched)
     refused = SettingsError("its log cannot be written")
     monkeypatch.setattr(shared, "_start", Mock(side_effect=chain([refused, refused], repeat((watched.info, None)))))
     monkeypatch.setattr(shared, "_served", lambda _: False)
-    wait_until(lambda: len(told.messages) >= 3)
-    assert told.messages[1] == "its log cannot be written"
-    assert "running again" in told.messages[2]
+    wait_until(lambda: len(reported.messages) >= 3)
+    assert reported.messages[1] == "its log cannot be written"
+    assert "running again" in reported.messages[2]
 
 
 def test_a_port_in_use_by_another_program_is_reported(tmp_path: Path) -> None:
     with SharedSandbox.open(tmp_path) as sandbox:
-        told = Told(sandbox)
+        reported = Reported(sandbox)
         port = sandbox.info.port
         os.kill(sandbox.info.pid, signal.SIGKILL)
         with listening(port):  # sooner than a process can start
-            wait_until(lambda: len(told.messages) == 2)
-            assert "ended before it was ready" in told.messages[1]
-            assert f"port {port}" in told.remedies[1]
-        wait_until(lambda: len(told.messages) == 3)
-        assert "is running again" in told.messages[2]
+            wait_until(lambda: len(reported.messages) == 2)
+            assert "ended before it was ready" in reported.messages[1]
+            assert f"port {port}" in reported.remedies[1]
+        wait_until(lambda: len(reported.messages) == 3)
+        assert "is running again" in reported.messages[2]
 
 
 def listening(port: int) -> socket.socket:

@@ -25,7 +25,8 @@ from ossconsole.sandbox.replies import OssError
 from ossconsole.sandbox.store import RESERVE_NAME, SandboxStore
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.test_objects import crc64
-from tests.sandbox.wire import call, wait_until
+from tests.sandbox.wire import call
+from tests.waiting import wait_until
 
 
 def blob_of(store: SandboxStore, data: bytes) -> Blob:

@@ -19,7 +19,8 @@ from ossconsole.sandbox.request import resolve_range, whole_number
 from ossconsole.sandbox.server import RequestHandler
 from ossconsole.sandbox.store import SandboxStore
 from tests.sandbox.test_objects import fails
-from tests.sandbox.wire import Signer, call, digest, send, wait_until
+from tests.sandbox.wire import Signer, call, digest, send
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_what_would_change_the_meaning_is_not_implemented(
 
 @pytest.mark.parametrize("parameter", ["overwriteConfig", "legalHold", "retention", "seal", "newerThanThisList"])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_a_sub_resource_that_nobody_knows_is_not_the_plain_request(
+def test_an_unknown_sub_resource_is_not_the_plain_request(
     info: SandboxInfo, bucket: Any, prefix: str, method: str, parameter: str
 ) -> None:
     bucket.put_object(f"{prefix}x", b"kept")

@@ -8,7 +8,7 @@ import hmac
 import http.client
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -145,11 +145,3 @@ def call(
     signed = (signer or Signer.of(info)).headers(method, f"/{bucket}/{key}", query, headers or {})
     path = quote(f"/{bucket}/{key}") + (f"?{urlencode(query)}" if query else "")
     return send(url, method, path, headers=signed, body=body)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Returns when `condition` holds; fails the test when it does not come to hold."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came to hold"
-        time.sleep(0.01)

@@ -95,7 +95,7 @@ def test_the_size_cannot_be_changed_twice_in_an_hour(store: ObjectStore) -> None
 
 
 def test_a_size_beyond_the_limit_has_a_remedy(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ossconsole.storage.accelerator.LARGEST_GB", 10**10)
+    monkeypatch.setattr("ossconsole.storage.accelerator.MAX_GB", 10**10)
     with pytest.raises(StorageError) as caught:
         save(store, Accelerator(zone=ZONE, quota_gb=10**9))
     assert (caught.value.code, caught.value.ec) == ("InvalidQuota", "0024-00000801")
@@ -226,7 +226,7 @@ def test_an_endpoint_of_a_region_that_refuses_the_call_is_named(
     assert ("such as https://cn-hangzhou-j-internal.oss-data-acc.aliyuncs.com" in remedy) is names_a_zone
 
 
-def test_an_answer_that_is_no_accelerator_is_told(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reply_that_is_not_an_accelerator_is_an_error(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ossconsole.storage.accelerator._request", lambda *_: b"<DataAccelerator/>")
     with pytest.raises(ConsoleError, match="cannot be read"):
         read_accelerator(store)

@@ -35,15 +35,9 @@ from ossconsole.storage.multipart import abort_upload, list_uploads
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.retry import NO_RETRY, RetryPolicy
 from tests.sandboxed import Sandboxed, read_log
+from tests.waiting import run_to_end
 
-WAIT_S = 60.0
 CONTROL = "esc\x1b[31m\x01"
-
-
-def run(job: Job) -> Job:
-    job.start()
-    assert job.wait(WAIT_S)
-    return job
 
 
 def keys(store: ObjectStore, prefix: str) -> list[str]:
@@ -65,7 +59,7 @@ def test_delete_takes_what_was_chosen_and_nothing_beside_it(
     sandboxed_bucket: Sandboxed, store: ObjectStore, filled: str
 ) -> None:
     began = time.time()
-    job = run(Delete(store, [f"{filled}dir/", summary(store, f"{filled}one"), summary(store, filled + CONTROL)]))
+    job = run_to_end(Delete(store, [f"{filled}dir/", summary(store, f"{filled}one"), summary(store, filled + CONTROL)]))
     assert job.state is JobState.DONE
     assert job.failures == []
     assert keys(store, filled) == ["dirt", "two"]
@@ -80,7 +74,7 @@ def test_delete_without_the_right_names_every_object(
     sandboxed_bucket: Sandboxed, store: ObjectStore, filled: str
 ) -> None:
     reader = sandboxed_bucket.store(key="read-only")
-    job = run(Delete(reader, [f"{filled}dir/"]))
+    job = run_to_end(Delete(reader, [f"{filled}dir/"]))
     assert job.state is JobState.FAILED
     assert [failure.path for failure in job.failures] == [f"{filled}dir/deep/four", f"{filled}dir/three"]
     assert all("AccessDenied" in failure.reason and failure.request_id for failure in job.failures)
@@ -88,7 +82,7 @@ def test_delete_without_the_right_names_every_object(
 
 
 def test_copy_of_a_folder(store: ObjectStore, filled: str) -> None:
-    job = run(Copy(store, [f"{filled}dir/"], f"{filled}dir/", f"{filled}new/"))
+    job = run_to_end(Copy(store, [f"{filled}dir/"], f"{filled}dir/", f"{filled}new/"))
     assert job.failures == []
     assert [name for name in keys(store, filled) if name.startswith("new")] == ["new/deep/four", "new/three"]
     assert store.get(f"{filled}new/three") == b"dir/three"
@@ -97,19 +91,19 @@ def test_copy_of_a_folder(store: ObjectStore, filled: str) -> None:
 def test_rename_of_an_object_keeps_its_bytes_and_metadata(store: ObjectStore, prefix: str) -> None:
     store.put(f"{prefix}old", b"data", content_type="text/x-test", metadata={"epoch": "3"})
     found = summary(store, f"{prefix}old")
-    job = run(Copy(store, [found], found.key, f"{prefix}sub/new name+%", move=True))
+    job = run_to_end(Copy(store, [found], found.key, f"{prefix}sub/new name+%", move=True))
     assert job.failures == []
     assert keys(store, prefix) == ["sub/new name+%"]
     info = store.head(f"{prefix}sub/new name+%")
     assert (info.metadata, info.content_type) == ({"epoch": "3"}, "text/x-test")
 
 
-def test_a_copy_overwrites_only_when_told(store: ObjectStore, filled: str) -> None:
+def test_a_copy_overwrites_only_with_replace(store: ObjectStore, filled: str) -> None:
     found = summary(store, f"{filled}one")
-    kept = run(Copy(store, [found], found.key, f"{filled}two"))
+    kept = run_to_end(Copy(store, [found], found.key, f"{filled}two"))
     assert "FileAlreadyExists" in kept.failures[0].reason
     assert store.get(f"{filled}two") == b"two"
-    run(Copy(store, [found], found.key, f"{filled}two", replace=True))
+    run_to_end(Copy(store, [found], found.key, f"{filled}two", replace=True))
     assert store.get(f"{filled}two") == b"one"
 
 
@@ -131,7 +125,7 @@ def test_large_objects_are_copied_in_parts(store: ObjectStore, prefix: str, monk
         monkeypatch.setattr("ossconsole.storage.copying.COPY_WHOLE_BELOW", whole_below)
         store.sdk.put_object(f"{prefix}{name}", data, headers=headers)
         found = summary(store, f"{prefix}{name}")
-        job = run(Copy(store, [found], found.key, f"{prefix}copied-{name}", move=True))
+        job = run_to_end(Copy(store, [found], found.key, f"{prefix}copied-{name}", move=True))
         assert job.failures == []
     assert keys(store, prefix) == ["copied-parts", "copied-whole"]
     both = [object_details(store, f"{prefix}copied-{name}") for name in ("whole", "parts")]
@@ -156,11 +150,11 @@ def test_a_rename_whose_answer_is_lost_is_not_refused_by_its_own_copy(
     store.put(f"{prefix}a", b"content")
     found = summary(store, f"{prefix}a")
     with sandboxed_bucket.faults(FaultPlan(rules=[Rule(action=LostReply(), operation=operation, times=1)])):
-        assert run(Copy(store, [found], found.key, f"{prefix}b", move=True)).failures == []
+        assert run_to_end(Copy(store, [found], found.key, f"{prefix}b", move=True)).failures == []
     assert keys(store, prefix) == ["b"]
     store.put(f"{prefix}a", b"another content")
     with sandboxed_bucket.faults(FaultPlan(rules=[Rule(action=Reset(), operation=operation, times=1)])):
-        job = run(Copy(store, [summary(store, f"{prefix}a")], found.key, f"{prefix}b", move=True))
+        job = run_to_end(Copy(store, [summary(store, f"{prefix}a")], found.key, f"{prefix}b", move=True))
     assert [failure.code for failure in job.failures] == ["FileAlreadyExists"]
     assert store.get(f"{prefix}b") == b"content"
     store.close()
@@ -180,7 +174,7 @@ def test_a_rename_keeps_the_encryption(
     bucket.sdk.put_bucket_encryption(oss2.models.ServerSideEncryptionRule("KMS", "key-2"))
     for name, wanted in (("plain", ("KMS", "key-2")), ("aes", ("AES256", None)), ("kms", ("KMS", "key-1"))):
         found = summary(bucket, prefix + name)
-        assert run(Copy(bucket, [found], found.key, f"{prefix}new-{name}", move=True)).failures == []
+        assert run_to_end(Copy(bucket, [found], found.key, f"{prefix}new-{name}", move=True)).failures == []
         headers = bucket.head(f"{prefix}new-{name}").headers
         assert (headers["x-oss-server-side-encryption"], headers.get("x-oss-server-side-encryption-key-id")) == wanted
         assert bucket.get(f"{prefix}new-{name}") == b"data"
@@ -189,7 +183,7 @@ def test_a_rename_keeps_the_encryption(
     denied = Rule(action=Error(code="AccessDenied", status=403), operation="CopyObject", skip=1)
     initiated = Rule(action=Error(code="AccessDenied", status=403), operation="InitiateMultipartUpload", skip=1)
     with sandboxed_bucket.faults(FaultPlan(rules=[denied, initiated])):
-        job = run(Copy(bucket, [found], found.key, f"{prefix}moved", move=True))
+        job = run_to_end(Copy(bucket, [found], found.key, f"{prefix}moved", move=True))
     assert "AccessDenied" in job.failures[0].reason
     assert bucket.get(f"{prefix}last") == b"data"
 
@@ -200,8 +194,8 @@ def test_a_rename_without_the_right_to_read_acls_deletes_nothing(
     plan = FaultPlan(rules=[Rule(action=Error(code="AccessDenied", status=403), operation="GetObjectAcl")])
     found = summary(store, f"{filled}one")
     with sandboxed_bucket.faults(plan):
-        moved = run(Copy(store, [found], found.key, f"{filled}moved", move=True))
-        copied = run(Copy(store, [found], found.key, f"{filled}copied"))
+        moved = run_to_end(Copy(store, [found], found.key, f"{filled}moved", move=True))
+        copied = run_to_end(Copy(store, [found], found.key, f"{filled}copied"))
     assert "AccessDenied" in moved.failures[0].reason
     assert copied.failures == []
     assert isinstance(copied, Copy)
@@ -218,17 +212,17 @@ def test_nothing_is_overwritten_where_versions_make_the_service_overwrite(store:
         versioned.put(prefix + name, name.encode())
     found = summary(versioned, f"{prefix}one")
     for move in (False, True):
-        job = run(Copy(versioned, [found], found.key, f"{prefix}two", move=move))
+        job = run_to_end(Copy(versioned, [found], found.key, f"{prefix}two", move=move))
         assert "FileAlreadyExists" in job.failures[0].reason
     assert (versioned.get(f"{prefix}one"), versioned.get(f"{prefix}two")) == (b"one", b"two")
-    assert run(Copy(versioned, [found], found.key, f"{prefix}three", move=True)).failures == []
+    assert run_to_end(Copy(versioned, [found], found.key, f"{prefix}three", move=True)).failures == []
     assert keys(versioned, prefix) == ["three", "two"]
 
 
 def test_links_are_moved_as_links(store: ObjectStore, prefix: str) -> None:
     store.put(f"{prefix}a/target", b"content")
     store.sdk.put_symlink(f"{prefix}a/target", f"{prefix}a/zlink")
-    job = run(Copy(store, [f"{prefix}a/"], f"{prefix}a/", f"{prefix}b/", move=True))
+    job = run_to_end(Copy(store, [f"{prefix}a/"], f"{prefix}a/", f"{prefix}b/", move=True))
     assert job.failures == []  # also where the target was moved first
     assert keys(store, prefix) == ["b/target", "b/zlink"]
     assert store.sdk.get_symlink(f"{prefix}b/zlink").target_key == f"{prefix}a/target"
@@ -238,7 +232,7 @@ def test_links_are_moved_as_links(store: ObjectStore, prefix: str) -> None:
 
 def test_an_appended_object_is_not_copied(store: ObjectStore, prefix: str) -> None:
     store.sdk.append_object(f"{prefix}log", 0, b"line")
-    job = run(Copy(store, [summary(store, f"{prefix}log")], f"{prefix}log", f"{prefix}new", move=True))
+    job = run_to_end(Copy(store, [summary(store, f"{prefix}log")], f"{prefix}log", f"{prefix}new", move=True))
     assert "appending" in job.failures[0].reason
     assert keys(store, prefix) == ["log"]
 
@@ -248,7 +242,7 @@ def test_protected_objects_are_refused_in_words(store: ObjectStore) -> None:
     kept.create_bucket()
     kept.put("one", b"1")
     kept.sdk.init_bucket_worm(1)
-    job = run(Delete(kept, [summary(kept, "one")]))
+    job = run_to_end(Delete(kept, [summary(kept, "one")]))
     assert "FileImmutable" in job.failures[0].reason
     assert "retention policy" in job.failures[0].reason
     with pytest.raises(StorageError, match="retention policy"):
@@ -270,7 +264,7 @@ def test_a_folder_is_not_copied_into_itself(store: ObjectStore, filled: str, tar
 
 
 @pytest.mark.parametrize("target", ["", "/leading", "n" * 1024], ids=["empty", "slash", "long"])
-def test_a_target_that_is_no_key_is_refused(store: ObjectStore, filled: str, target: str) -> None:
+def test_a_target_that_is_not_a_key_is_refused(store: ObjectStore, filled: str, target: str) -> None:
     found = summary(store, f"{filled}one")
     with pytest.raises(SettingsError, match="not a valid object name"):
         Copy(store, [found], found.key, target)
@@ -279,7 +273,7 @@ def test_a_target_that_is_no_key_is_refused(store: ObjectStore, filled: str, tar
 def test_a_cancelled_copy_ends(store: ObjectStore, filled: str) -> None:
     job = Copy(store, [f"{filled}dir/"], f"{filled}dir/", f"{filled}new/")
     job.cancel()
-    run(job)
+    run_to_end(job)
     assert job.state is JobState.CANCELLED
     assert not [name for name in keys(store, filled) if name.startswith("new")]
 
@@ -328,7 +322,7 @@ def test_a_job_without_credentials_ends_instead_of_failing_for_each_object(  # n
         "restore": Restore(poor, found),
         "download": Download(poor, found, prefix, tmp_path, threads=1),
     }
-    job = run(jobs[kind])
+    job = run_to_end(jobs[kind])
     assert job.state is JobState.FAILED
     assert isinstance(job.error, StorageError)
     assert job.error.code in {"NoCredentials", "InvalidAccessKeyId"}
@@ -352,7 +346,7 @@ def test_restore_takes_what_is_archived_alone(sandboxed_bucket: Sandboxed, store
         store.get(f"{prefix}one")
     assert refused.value.code == "InvalidObjectState"
     job = Restore(store, [prefix])
-    run(job)
+    run_to_end(job)
     assert job.failures == []
     assert (job.requested, job.in_progress) == (2, 0)
     assert job.progress().items_skipped == 1
@@ -361,17 +355,15 @@ def test_restore_takes_what_is_archived_alone(sandboxed_bucket: Sandboxed, store
     sandboxed_bucket.control.finish_restores()
     assert store.get(f"{prefix}one") == b"cold"
     denied = Restore(store, [ObjectSummary(f"{prefix}gone", 4, 0, "Archive")])
-    run(denied)
+    run_to_end(denied)
     assert "NoSuchKey" in denied.failures[0].reason
 
 
-def test_a_restore_that_is_under_way_is_no_failure(
-    sandboxed_bucket: Sandboxed, store: ObjectStore, prefix: str
-) -> None:
+def test_a_restore_in_progress_is_not_a_failure(sandboxed_bucket: Sandboxed, store: ObjectStore, prefix: str) -> None:
     plan = FaultPlan(rules=[Rule(action=Error(code="RestoreAlreadyInProgress", status=409), operation="RestoreObject")])
     with sandboxed_bucket.faults(plan):
         job = Restore(store, [ObjectSummary(f"{prefix}one", 4, 0, "ColdArchive")])
-        run(job)
+        run_to_end(job)
     assert job.failures == []
     assert (job.requested, job.in_progress) == (0, 1)
 
@@ -398,12 +390,12 @@ def test_days_and_tier_go_with_the_request(  # noqa: PLR0917
 
     store.sdk.restore_object = recorded
     job = Restore(store, [summary(store, f"{prefix}cold")], days=days, tier=tier)
-    run(job)
+    run_to_end(job)
     assert (job.failures, job.requested, job.classes) == ([], 1, {storage_class})
     assert answers[0].headers.get("x-oss-object-restore-priority") == sent
     hours = {"Archive": "minute", "ColdArchive": "5 to 12", "DeepColdArchive": "12" if sent == "Expedited" else "48"}
     assert hours[storage_class] in restore_time(storage_class, tier)
-    run(again := Restore(store, [summary(store, f"{prefix}cold")], days=days, tier=tier))
+    run_to_end(again := Restore(store, [summary(store, f"{prefix}cold")], days=days, tier=tier))
     assert (again.requested, again.in_progress) == (0, 1)
 
 
@@ -433,14 +425,14 @@ def test_an_upload_that_ends_during_the_listing_is_left_out(store: ObjectStore, 
 
 def test_usage_counts_everything_below(store: ObjectStore, filled: str) -> None:
     job = Usage(store, [f"{filled}dir/", summary(store, f"{filled}one")])
-    run(job)
+    run_to_end(job)
     assert job.totals.objects == 3
     assert job.totals.bytes == len("dir/three" + "dir/deep/four" + "one")
     assert job.totals.by_class == {"Standard": (3, job.totals.bytes)}
     assert job.totals.newest > 0
 
 
-def test_details_tell_all_and_what_would_not_be_told(store: ObjectStore, prefix: str) -> None:
+def test_details_show_all_and_what_could_not_be_read(store: ObjectStore, prefix: str) -> None:
     store.put(f"{prefix}object", b"data", content_type="text/plain", metadata={"run": "r1"})
     details = object_details(store, f"{prefix}object")
     assert details.info.metadata == {"run": "r1"}
@@ -455,7 +447,7 @@ def test_details_tell_all_and_what_would_not_be_told(store: ObjectStore, prefix:
     assert missing.value.status == 404
 
 
-def test_versions_are_told_of_one_key_and_stay_when_it_is_deleted(sandboxed_bucket: Sandboxed) -> None:
+def test_versions_of_one_key_are_listed_and_stay_when_it_is_deleted(sandboxed_bucket: Sandboxed) -> None:
     store = sandboxed_bucket.store().for_bucket("keeps-versions")
     store.create_bucket()
     store.put("key", b"before")
@@ -463,7 +455,7 @@ def test_versions_are_told_of_one_key_and_stay_when_it_is_deleted(sandboxed_buck
     assert versioning(store) is Versioning.ENABLED
     store.put("key", b"after it")
     store.put("key of another", b"1")
-    assert run(Delete(store, ["key of"])).failures == []
+    assert run_to_end(Delete(store, ["key of"])).failures == []
     store.delete("key")
     store.put("key", b"now")
     versions = object_details(store, "key").versions

@@ -32,17 +32,12 @@ from ossconsole.storage.checkpoints.inspect import (
 )
 from ossconsole.storage.checkpoints.pickle_reader import NotAPickleError, walk_pickle
 from ossconsole.storage.client import ObjectStore
+from tests.torch_files import torch_bytes
 
 
 def inspected(path: Path) -> CheckpointInfo:
     """What is in a local file."""
     return inspect_checkpoint(LocalFiles(), str(path), path.stat().st_size)
-
-
-def saved(value: Any, **options: Any) -> bytes:
-    sink = io.BytesIO()
-    torch.save(value, sink, **options)
-    return sink.getvalue()
 
 
 def read(data: bytes, budget: int = 1 << 24) -> CheckpointInfo:
@@ -83,8 +78,8 @@ def own_checkpoint(scale: float = 1.0) -> dict[str, Any]:
     }
 
 
-def test_a_checkpoint_of_ours_is_told_in_full() -> None:
-    checkpoint = read(saved(own_checkpoint()))
+def test_a_checkpoint_of_ossconsole_is_described_in_full() -> None:
+    checkpoint = read(torch_bytes(own_checkpoint()))
     assert checkpoint.kind == "ossconsole checkpoint"
     assert checkpoint.resumable
     assert checkpoint.foreign == ()
@@ -113,7 +108,7 @@ def test_any_torch_file_is_read() -> None:
         "array": np.arange(3),
         "nested": [{"deep": (torch.zeros(2),)}],
     }
-    checkpoint = read(saved(odd))
+    checkpoint = read(torch_bytes(odd))
     assert checkpoint.kind == "state dict"
     assert checkpoint.foreign == ()
     names = {row.name: row for row in checkpoint.model}
@@ -121,8 +116,8 @@ def test_any_torch_file_is_read() -> None:
     assert names["param"].tensor.is_parameter
     assert "nested.0.deep.0" in names
     assert checkpoint.fields["device"] == "cpu"
-    assert read(saved({"state_dict": {"w": torch.zeros(2)}, "epoch": 1})).kind == "training checkpoint"
-    assert read(saved({"only": 1})).kind == "torch file without tensors"
+    assert read(torch_bytes({"state_dict": {"w": torch.zeros(2)}, "epoch": 1})).kind == "training checkpoint"
+    assert read(torch_bytes({"only": 1})).kind == "torch file without tensors"
 
 
 def read_as(name: str, data: bytes) -> CheckpointInfo:
@@ -270,8 +265,8 @@ def test_the_index_of_a_dcp_folder_names_every_file_and_none_outside_the_folder(
     assert read_checkpoint(file, ".metadata", pytest.fail).fields == {"files": 4}
 
 
-def test_a_pickled_module_is_shown_and_said_to_name_code() -> None:
-    checkpoint = read(saved(torch.nn.Sequential(torch.nn.Linear(2, 2))))
+def test_a_pickled_module_is_shown_with_a_note_that_it_names_code() -> None:
+    checkpoint = read(torch_bytes(torch.nn.Sequential(torch.nn.Linear(2, 2))))
     assert checkpoint.kind == "pickled object torch.nn.modules.container.Sequential"
     assert [row.name for row in checkpoint.model] == ["0.weight", "0.bias"]
     assert "torch.nn.modules.linear.Linear" in checkpoint.foreign
@@ -280,7 +275,7 @@ def test_a_pickled_module_is_shown_and_said_to_name_code() -> None:
 
 def test_45_megabytes_cost_a_thousandth(store: ObjectStore, prefix: str) -> None:
     model = torchvision.models.resnet18(num_classes=1000)
-    data = saved(model.state_dict())
+    data = torch_bytes(model.state_dict())
     store.put(f"{prefix}resnet18.pt", data)
     checkpoint = inspect_checkpoint(store, f"{prefix}resnet18.pt", len(data))
     assert checkpoint.parameters == sum(parameter.numel() for parameter in model.parameters())
@@ -312,7 +307,7 @@ def test_a_hostile_pickle_is_named_and_not_run(tmp_path: Path, protocol: int) ->
     [
         (b"", "is empty"),
         (b"plain text" * 10, "not a file that torch.save wrote"),
-        (saved({"a": 1}, _use_new_zipfile_serialization=False), "before 1.6"),
+        (torch_bytes({"a": 1}, _use_new_zipfile_serialization=False), "before 1.6"),
         (zipped(pickle.dumps({}), zipfile.ZIP_DEFLATED), "compressed"),
         (zipped(b"\x80\x02}q\x00."[:-1]), "malformed|no end"),
         (zipped(b"\x80\x02\x85."), "malformed"),
@@ -322,7 +317,7 @@ def test_a_hostile_pickle_is_named_and_not_run(tmp_path: Path, protocol: int) ->
     ],
     ids=["empty", "text", "legacy", "deflated", "no end", "stack", "length", "buffer", "marks"],
 )
-def test_what_is_no_checkpoint_says_so(data: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(data: bytes, message: str) -> None:
     if not message:
         assert read(data).model == []
         return
@@ -355,7 +350,7 @@ def test_nesting_and_sharing_end() -> None:
 
 
 def test_the_budget_holds() -> None:
-    data = saved({f"tensor {number}": torch.zeros(1) for number in range(2000)})
+    data = torch_bytes({f"tensor {number}": torch.zeros(1) for number in range(2000)})
     with pytest.raises(CheckpointError, match="more than"):
         read(data, budget=64 << 10)
 
@@ -379,15 +374,15 @@ def test_a_damaged_checkpoint_is_read_or_refused(seed: int) -> None:
         read(bytes(data[: chance.randint(1, len(data))] if chance.random() < 0.3 else data))
 
 
-DAMAGED = saved(own_checkpoint())
+DAMAGED = torch_bytes(own_checkpoint())
 
 
 def test_two_checkpoints_compared(tmp_path: Path) -> None:
     left_file, right_file = tmp_path / "left.pt", tmp_path / "right.pt"
     other = own_checkpoint(scale=1.5)
     other["model"] = {**other["model"], "new": torch.zeros(2), "0.bias": torch.zeros(9)}
-    left_file.write_bytes(saved(own_checkpoint()))
-    right_file.write_bytes(saved(other))
+    left_file.write_bytes(torch_bytes(own_checkpoint()))
+    right_file.write_bytes(torch_bytes(other))
     left, right = (
         inspected(left_file),
         inspected(right_file),
@@ -409,7 +404,7 @@ def test_two_checkpoints_compared(tmp_path: Path) -> None:
 def test_a_safetensors_file_is_compared_with_one_of_torch(tmp_path: Path) -> None:
     left, right = {"w": torch.ones(2, 3), "b": torch.zeros(3).bfloat16()}, {"w": torch.full((2, 3), 2.0)}
     (tmp_path / "a.safetensors").write_bytes(safetensors.torch.save(left))
-    (tmp_path / "b.pt").write_bytes(saved(right))
+    (tmp_path / "b.pt").write_bytes(torch_bytes(right))
     paths = tmp_path / "a.safetensors", tmp_path / "b.pt"
     infos = [inspected(path) for path in paths]
     (found,) = tensor_distances(infos[0], paths[0], infos[1], paths[1])
@@ -422,7 +417,7 @@ def test_tensors_without_a_distance_are_left_out(tmp_path: Path, dtype: torch.dt
     paths = tmp_path / "left.pt", tmp_path / "right.pt"
     for path, value in zip(paths, (1.0, 3.0), strict=True):
         few = torch.full((2,), value)
-        path.write_bytes(saved({"w": few, "other": few.to(dtype), "u": few.to(torch.uint16)}))
+        path.write_bytes(torch_bytes({"w": few, "other": few.to(dtype), "u": few.to(torch.uint16)}))
     infos = [inspected(path) for path in paths]
     found = tensor_distances(infos[0], paths[0], infos[1], paths[1])
     assert {each.name: each.largest for each in found} == {"w": 2.0, "u": 2.0}
@@ -430,7 +425,9 @@ def test_tensors_without_a_distance_are_left_out(tmp_path: Path, dtype: torch.dt
 
 def test_numbers_that_cannot_be_printed_are_left_out(tmp_path: Path) -> None:
     path, long = tmp_path / "long.pt", {"lr": 10**5000, "momentum": 0.5, "last": float("nan")}
-    path.write_bytes(saved({"model": {}, "optimizer": {"param_groups": [long]}, "schedule": long, "versions": long}))
+    path.write_bytes(
+        torch_bytes({"model": {}, "optimizer": {"param_groups": [long]}, "schedule": long, "versions": long})
+    )
     found = inspected(path)
     assert found.optimizer == found.schedule == {"momentum": 0.5}
     assert found.versions == {"momentum": "0.5"}
@@ -439,9 +436,9 @@ def test_numbers_that_cannot_be_printed_are_left_out(tmp_path: Path) -> None:
 def test_distances_of_views_and_bfloat16(tmp_path: Path) -> None:
     base = torch.arange(12.0).reshape(3, 4)
     left_file, right_file = tmp_path / "left.pt", tmp_path / "right.pt"
-    left_file.write_bytes(saved({"t": base.t(), "h": torch.ones(4, dtype=torch.bfloat16), "e": torch.zeros(0)}))
+    left_file.write_bytes(torch_bytes({"t": base.t(), "h": torch.ones(4, dtype=torch.bfloat16), "e": torch.zeros(0)}))
     right_file.write_bytes(
-        saved({"t": (base * 2).t(), "h": torch.full((4,), 3.0, dtype=torch.bfloat16), "e": torch.zeros(0)})
+        torch_bytes({"t": (base * 2).t(), "h": torch.full((4,), 3.0, dtype=torch.bfloat16), "e": torch.zeros(0)})
     )
     left, right = (
         inspected(left_file),

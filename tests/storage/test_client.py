@@ -61,7 +61,7 @@ def failure(work: Callable[[], object]) -> StorageError:
     return caught.value
 
 
-def test_what_was_put_is_got(store: ObjectStore) -> None:
+def test_an_object_is_read_as_it_was_written(store: ObjectStore) -> None:
     result = store.put("client/a", b"some bytes", content_type="text/plain", metadata={"run": "r1"})
     assert result.crc64 == fastcrc.crc64.xz(b"some bytes")
     info = store.head("client/a")
@@ -128,7 +128,7 @@ def test_copy_and_delete(store: ObjectStore) -> None:
     store.delete("client/never")
 
 
-def test_the_bucket_is_told(store: ObjectStore, sandboxed_bucket: Sandboxed) -> None:
+def test_the_buckets_are_listed_with_their_regions(store: ObjectStore, sandboxed_bucket: Sandboxed) -> None:
     info = sandboxed_bucket.process.info
     assert (info.bucket, info.region) in [(found.name, found.region) for found in store.list_buckets()]
 
@@ -187,7 +187,7 @@ def test_each_key_may_do_what_its_role_allows(
             work()
 
 
-def test_an_expired_token_is_told_apart(sandboxed_bucket: Sandboxed) -> None:
+def test_an_expired_token_has_an_error_of_its_own(sandboxed_bucket: Sandboxed) -> None:
     error = failure(lambda: sandboxed_bucket.store(key="expired").get("client/a"))
     assert error.code == "SecurityTokenExpired"
     assert "fetch new" in error.remedy
@@ -316,7 +316,7 @@ def test_a_silent_server_is_given_up(sandboxed_bucket: Sandboxed) -> None:
     assert (error.status, error.retriable) == (0, True)
 
 
-def test_a_listing_that_breaks_off_is_told(sandboxed_bucket: Sandboxed) -> None:
+def test_a_listing_that_breaks_off_is_an_error(sandboxed_bucket: Sandboxed) -> None:
     store = sandboxed_bucket.store()
     with sandboxed_bucket.faults(FaultPlan(rules=(Rule(action=MalformedListing()),))):
         error = failure(lambda: store.list_page("client/"))
@@ -328,9 +328,9 @@ def test_the_cause_of_no_answer_is_never_the_refusal_of_another_request(sandboxe
     try:
         sandboxed_bucket.store().get("no/such/key")
     except StorageError:
-        with pytest.raises(StorageError, match="Connection refused") as told:
+        with pytest.raises(StorageError, match="Connection refused") as caught:
             ObjectStore(profile, sandboxed_bucket.owner, retry=NO_RETRY).list_page("x/")
-    assert "NoSuchKey" not in told.value.message
+    assert "NoSuchKey" not in caught.value.message
 
 
 def test_whether_a_key_may_be_written_is_known_without_writing(sandboxed_bucket: Sandboxed) -> None:

@@ -88,6 +88,6 @@ def test_blanks_and_missing_fields() -> None:
     ],
     ids=["nothing", "a page for people", "broken off", "no size", "no time", "document type"],
 )
-def test_what_is_no_listing_is_refused(body: bytes) -> None:
+def test_a_reply_that_is_not_a_listing_is_refused(body: bytes) -> None:
     with pytest.raises((ExpatError, ValueError)):
         read_page([body])

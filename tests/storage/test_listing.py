@@ -61,7 +61,7 @@ def test_a_late_page_of_one_folder_never_lands_in_another() -> None:
     assert names(right) == ["1", "2"]
 
 
-def test_after_a_failure_it_goes_on_with_the_page_that_failed() -> None:
+def test_after_a_failure_it_continues_with_the_page_that_failed() -> None:
     source = GatedSource()
     source.answers.put(page(["1"], token="second"))
     source.answers.put(ConsoleError("gone"))

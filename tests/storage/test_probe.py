@@ -102,17 +102,17 @@ def test_without_writes_nothing_is_written(sandboxed_bucket: Sandboxed, profile:
     assert by_name(profile, report)["permissions"] is CheckStatus.OK  # --readonly is no fault: it says "Not tried"
 
 
-def test_each_step_is_told_as_it_begins_and_ends(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
-    told: list[ProbeStep] = []
+def test_each_step_is_reported_as_it_begins_and_ends(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
+    reported: list[ProbeStep] = []
     lock = threading.Lock()
 
     def on_step(step: ProbeStep) -> None:
         with lock:
-            told.append(step)
+            reported.append(step)
 
     probe(profile, sandboxed_bucket.owner, on_step=on_step)
     for kind in EndpointKind:
-        seen = [(step.stage, step.status) for step in told if step.kind is kind]
+        seen = [(step.stage, step.status) for step in reported if step.kind is kind]
         expected = [
             (stage, status) for stage in stages(profile, kind) for status in (StepStatus.RUNNING, StepStatus.OK)
         ]
@@ -146,7 +146,9 @@ def test_archived_samples_are_not_read(sandboxed_bucket: Sandboxed, profile: Pro
     assert figures.samples == 1
 
 
-def test_the_wait_for_the_other_endpoint_is_no_part_of_a_reading(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
+def test_the_wait_for_the_other_endpoint_is_not_part_of_a_reading(
+    sandboxed_bucket: Sandboxed, profile: Profile
+) -> None:
     """A stalled endpoint would take the time limit of the other one, too."""
     listed, reading, other = threading.Event(), threading.Event(), threading.Lock()
 
@@ -205,7 +207,7 @@ def test_a_temporary_key_comes_through(sandboxed_bucket: Sandboxed, profile: Pro
     assert not failing(profile, probe(profile, sandboxed_bucket.keys["temporary"]))
 
 
-def test_a_wrong_region_is_told(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
+def test_a_wrong_region_is_reported(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
     elsewhere = msgspec.structs.replace(profile, region="cn-elsewhere")
     report = probe(elsewhere, sandboxed_bucket.owner)
     assert failing(elsewhere, report) == {"region"}
@@ -214,7 +216,7 @@ def test_a_wrong_region_is_told(sandboxed_bucket: Sandboxed, profile: Profile) -
 
 
 @pytest.mark.parametrize(("skew_s", "words"), [(1200, "behind"), (-1200, "ahead of")])
-def test_a_clock_that_oss_refuses_is_told_with_its_code(
+def test_a_clock_that_oss_refuses_is_reported_with_its_code(
     sandboxed_bucket: Sandboxed, profile: Profile, skew_s: float, words: str
 ) -> None:
     with sandboxed_bucket.faults(FaultPlan(clock_skew_s=skew_s)):
@@ -227,7 +229,7 @@ def test_a_clock_that_oss_refuses_is_told_with_its_code(
     assert "request id" in text
 
 
-def test_the_endpoint_of_another_region_is_told_apart_from_a_denied_permission(profile: Profile) -> None:
+def test_the_endpoint_of_another_region_is_distinguished_from_a_denied_permission(profile: Profile) -> None:
     refusal = StorageError(
         "AccessDenied: The bucket you are attempting to access must be addressed using the specified endpoint.",
         code="AccessDenied",
@@ -260,7 +262,7 @@ def test_where_deleting_is_denied_the_object_left_is_named(sandboxed_bucket: San
     assert sandboxed_bucket.store().exists(f"{profile.checkpoint_prefix}/{PROBE_NAME}")
 
 
-def test_a_missing_bucket_is_told(tmp_path: Path) -> None:
+def test_a_missing_bucket_is_reported(tmp_path: Path) -> None:
     with sandboxed(tmp_path / "sandbox") as running:
         running.store().sdk.delete_bucket()
         profile = running.profile("data")

@@ -69,9 +69,9 @@ def test_throttling_does_not_count_as_a_failure() -> None:
 )
 def test_when_it_gives_up(policy: RetryPolicy, errors: list[StorageError], waits: int) -> None:
     endpoint = Endpoint(*errors)
-    with pytest.raises(StorageError) as told:
+    with pytest.raises(StorageError) as caught:
         endpoint.run(policy)
-    assert told.value is errors[-1]
+    assert caught.value is errors[-1]
     assert len(endpoint.waits) == waits
 
 

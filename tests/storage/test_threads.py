@@ -66,7 +66,7 @@ def test_breaking_off_unwinds_both_sides() -> None:
         queue.get()
 
 
-def test_a_paused_gate_holds_until_it_goes_on() -> None:
+def test_a_paused_gate_holds_until_it_is_resumed() -> None:
     gate = PauseGate()
     gate.check()
     gate.pause()
@@ -172,7 +172,7 @@ def test_the_cap_lets_pass_what_it_says_on_average() -> None:
     assert clock.now == pytest.approx(50, abs=1)
 
 
-def test_idle_time_is_no_credit() -> None:
+def test_idle_time_does_not_raise_the_rate_limit() -> None:
     clock = Clock()
     cap = BandwidthCap(1000.0, WaitingGate(clock), clock)
     clock.now = 1000.0

@@ -18,15 +18,10 @@ from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.retry import NO_RETRY, RetryPolicy
 from tests.sandboxed import Sandboxed
 from tests.storage.cutting_proxy import cutting
+from tests.waiting import run_to_end
 
 WAIT_S = 60.0
 LARGE = os.urandom(1 << 20) * 20 + b"tail"  # three parts
-
-
-def run(job: Download) -> Download:
-    job.start()
-    assert job.wait(WAIT_S)
-    return job
 
 
 def summary(store: ObjectStore, key: str) -> ObjectSummary:
@@ -56,7 +51,7 @@ def test_a_tree_with_nasty_names_arrives_whole_and_inside_the_folder(
     for key, data in keys.items():
         store.put(prefix + key, data)
     folder = tmp_path / "down"
-    job = run(Download(store, [prefix], prefix, folder))
+    job = run_to_end(Download(store, [prefix], prefix, folder))
     assert job.failures == []
     assert job.state is JobState.DONE
     found = files(folder)
@@ -78,7 +73,7 @@ def test_encoded_objects_and_links_arrive_as_they_are_stored(
     store.sdk.put_object(f"{prefix}a.gz", body, headers={"Content-Encoding": "gzip"})
     store.sdk.put_symlink(f"{prefix}a.gz", f"{prefix}link")
     store.sdk.put_symlink(f"{prefix}nothing", f"{prefix}dangling")
-    job = run(Download(store, [prefix], prefix, tmp_path / "down"))
+    job = run_to_end(Download(store, [prefix], prefix, tmp_path / "down"))
     assert files(tmp_path / "down") == {"a.gz": body, "link": body}
     (failure,) = job.failures
     assert failure.path == f"{prefix}dangling"
@@ -93,35 +88,35 @@ def test_a_second_download_fetches_nothing_and_a_changed_file_is_kept_replaced_o
 ) -> None:
     store.put(f"{prefix}one.txt", b"one")
     store.put(f"{prefix}two.txt", b"two")
-    assert run(Download(store, [prefix], prefix, tmp_path)).progress().items_done == 2
-    again = run(Download(store, [prefix], prefix, tmp_path))
+    assert run_to_end(Download(store, [prefix], prefix, tmp_path)).progress().items_done == 2
+    again = run_to_end(Download(store, [prefix], prefix, tmp_path))
     assert (again.progress().items_done, again.progress().items_skipped) == (0, 2)
 
     (tmp_path / "one.txt").write_bytes(b"mine")
-    os.utime(tmp_path / "two.txt", (1, 1))  # same bytes, other time: told by its CRC64
-    kept = run(Download(store, [prefix], prefix, tmp_path))
+    os.utime(tmp_path / "two.txt", (1, 1))  # same bytes, other time: its CRC64 decides
+    kept = run_to_end(Download(store, [prefix], prefix, tmp_path))
     assert kept.progress().items_skipped == 2
     assert files(tmp_path) == {"one.txt": b"mine", "two.txt": b"two"}
 
-    renamed = run(Download(store, [prefix], prefix, tmp_path, existing=Existing.RENAME))
+    renamed = run_to_end(Download(store, [prefix], prefix, tmp_path, existing=Existing.RENAME))
     assert renamed.progress().items_done == 1
-    assert run(renamed.retry()).progress().items_done == 0
+    assert run_to_end(renamed.retry()).progress().items_done == 0
     assert files(tmp_path) == {"one.txt": b"mine", "one (1).txt": b"one", "two.txt": b"two"}
 
-    run(Download(store, [prefix], prefix, tmp_path, existing=Existing.REPLACE))
+    run_to_end(Download(store, [prefix], prefix, tmp_path, existing=Existing.REPLACE))
     assert files(tmp_path)["one.txt"] == b"one"
 
     (tmp_path / "one.txt").write_bytes(b"eno")
     in_its_second = summary(store, f"{prefix}one.txt").modified * 10**9 + 1
     os.utime(tmp_path / "one.txt", ns=(in_its_second, in_its_second))
-    run(Download(store, [prefix], prefix, tmp_path, existing=Existing.REPLACE))
+    run_to_end(Download(store, [prefix], prefix, tmp_path, existing=Existing.REPLACE))
     assert files(tmp_path)["one.txt"] == b"one"
 
 
 def test_a_large_object_comes_in_parts_and_bears_its_time(store: ObjectStore, prefix: str, tmp_path: Path) -> None:
     store.put(f"{prefix}large", LARGE)
     found = summary(store, f"{prefix}large")
-    job = run(Download(store, [found], prefix, tmp_path))
+    job = run_to_end(Download(store, [found], prefix, tmp_path))
     assert job.failures == []
     assert files(tmp_path) == {"large": LARGE}
     assert int((tmp_path / "large").stat().st_mtime) == found.modified
@@ -143,11 +138,11 @@ def test_no_more_objects_are_fetched_at_once_than_there_are_threads(
         fetch(job, item, descriptor)
 
     monkeypatch.setattr(Download, "_fetch_small", watched)
-    assert run(Download(store, [prefix], prefix, tmp_path, threads=3)).failures == []
+    assert run_to_end(Download(store, [prefix], prefix, tmp_path, threads=3)).failures == []
     assert len(begun) == 12
 
 
-def test_a_cancelled_download_goes_on_where_it_stopped(
+def test_a_cancelled_download_continues_where_it_stopped(
     sandboxed_bucket: Sandboxed, prefix: str, tmp_path: Path
 ) -> None:
     plain = sandboxed_bucket.store()
@@ -164,7 +159,7 @@ def test_a_cancelled_download_goes_on_where_it_stopped(
             reached.set()
 
     job.tracker.advance = watch  # type: ignore[method-assign]
-    run(job)
+    run_to_end(job)
     assert reached.is_set()
     assert job.state is JobState.CANCELLED
     assert "large" not in files(tmp_path)
@@ -178,7 +173,7 @@ def test_a_cancelled_download_goes_on_where_it_stopped(
         expected_reach(item, done)
 
     again.tracker.advance = count  # type: ignore[method-assign]
-    run(again)
+    run_to_end(again)
     assert again.failures == []
     assert files(tmp_path) == {"large": LARGE}
     assert max(counted) <= PART_SIZE
@@ -196,7 +191,7 @@ def test_connections_that_break_off_are_taken_up_again(
         store.put(f"{prefix}object", data)
         found = summary(store, f"{prefix}object")
         proxy.cuts = 3
-        job = run(Download(store, [found], prefix, tmp_path))
+        job = run_to_end(Download(store, [found], prefix, tmp_path))
         assert job.failures == []
         assert proxy.cuts == 0
         assert files(tmp_path) == {"object": data}
@@ -210,7 +205,7 @@ def test_a_large_object_that_came_with_a_wrong_byte_is_fetched_again(
     store.put(f"{prefix}large", LARGE)
     found = summary(store, f"{prefix}large")
     with sandboxed_bucket.faults(FaultPlan(rules=[Rule(action=Corrupt(), operation="GetObject", times=2)])):
-        job = run(Download(store, [found], prefix, tmp_path))
+        job = run_to_end(Download(store, [found], prefix, tmp_path))
     assert job.failures == []
     assert job.note
     assert files(tmp_path) == {"large": LARGE}
@@ -218,19 +213,19 @@ def test_a_large_object_that_came_with_a_wrong_byte_is_fetched_again(
     assert (progress.items_done, progress.bytes_done) == (1, len(LARGE))
 
 
-def test_an_object_that_never_comes_with_its_crc_is_told_after_some_rounds(
+def test_an_object_that_never_arrives_with_its_crc_fails_after_some_rounds(
     sandboxed_bucket: Sandboxed, store: ObjectStore, prefix: str, tmp_path: Path
 ) -> None:
     store.put(f"{prefix}large", LARGE)
     store.put(f"{prefix}small", b"sound")
     plan = FaultPlan(rules=[Rule(action=Corrupt(), operation="GetObject", key="*large", times=None)])
     with sandboxed_bucket.faults(plan):
-        job = run(Download(store, [prefix], prefix, tmp_path))
+        job = run_to_end(Download(store, [prefix], prefix, tmp_path))
     assert job.state is JobState.FAILED
     assert [failure.path for failure in job.failures] == [f"{prefix}large"]
     assert "CRC64" in job.failures[0].reason
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["small"]
-    assert run(job.retry()).failures == []
+    assert run_to_end(job.retry()).failures == []
     assert (tmp_path / "large").read_bytes() == LARGE
 
 
@@ -244,13 +239,13 @@ def test_an_endpoint_that_dies_ends_the_job_and_a_retry_does_the_rest(
     with cutting(sandboxed_bucket.process.profile(), cut_after=5_000) as (proxy, profile):
         proxy.cuts = 1_000_000
         dying = ObjectStore(profile, sandboxed_bucket.owner, retry=NO_RETRY)
-        job = run(Download(dying, found, prefix, tmp_path, threads=2))
+        job = run_to_end(Download(dying, found, prefix, tmp_path, threads=2))
         assert job.state is JobState.FAILED
         assert job.failures
         assert all("127.0.0" not in failure.path and failure.reason for failure in job.failures)
         done = files(tmp_path)
         proxy.cuts = 0
-        again = run(job.retry())
+        again = run_to_end(job.retry())
         assert again.failures == []
         assert again.progress().items_skipped == len(done)
         assert len(files(tmp_path)) == 40
@@ -261,7 +256,7 @@ def test_an_endpoint_that_dies_ends_the_job_and_a_retry_does_the_rest(
 def test_what_is_denied_or_gone_is_named_and_the_rest_arrives(store: ObjectStore, prefix: str, tmp_path: Path) -> None:
     store.put(f"{prefix}here", b"here")
     gone = ObjectSummary(f"{prefix}gone", 4, 0)
-    job = run(Download(store, [summary(store, f"{prefix}here"), gone], prefix, tmp_path))
+    job = run_to_end(Download(store, [summary(store, f"{prefix}here"), gone], prefix, tmp_path))
     assert job.state is JobState.FAILED
     (failure,) = job.failures
     assert failure.path == gone.key
@@ -279,7 +274,7 @@ def test_a_full_disk_ends_the_job_with_a_remedy(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("ossconsole.storage.multipart.os.pwrite", full)
-    job = run(Download(store, [prefix], prefix, tmp_path))
+    job = run_to_end(Download(store, [prefix], prefix, tmp_path))
     assert job.state is JobState.FAILED
     assert job.error is not None
     assert "No space left" in str(job.error)
@@ -292,7 +287,7 @@ def test_a_link_in_the_folder_is_not_followed(store: ObjectStore, prefix: str, t
     outside.mkdir()
     (folder / "link").symlink_to(outside)
     store.put(f"{prefix}link/file", b"data")
-    job = run(Download(store, [prefix], prefix, folder))
+    job = run_to_end(Download(store, [prefix], prefix, folder))
     assert "symbolic link" in job.failures[0].reason
     assert list(outside.iterdir()) == []
 

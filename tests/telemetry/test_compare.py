@@ -32,7 +32,7 @@ def alternate(feed: Feed, seconds: dict[EndpointKind, float], visits: int, *, st
 
 
 @pytest.mark.parametrize("count", [2, 5, 7, LOOKS[-1] + 1])
-def test_there_is_no_interval_between_the_looks(count: int) -> None:
+def test_there_is_an_interval_only_at_the_planned_numbers_of_pairs(count: int) -> None:
     assert estimate([0.1] * count, [1.0] * count) is None
 
 
@@ -50,7 +50,7 @@ def test_longer_pairs_weigh_more() -> None:
 
 
 @pytest.mark.parametrize(("longer", "misses"), [(1.0, 0.0415), (2.0, 0.05)])
-def test_the_intervals_of_all_looks_together_hold_the_truth_in_95_percent(longer: float, misses: float) -> None:
+def test_all_intervals_of_a_sequence_cover_the_true_ratio_in_95_percent(longer: float, misses: float) -> None:
     """The 95 % holds also for a run that stops at the look of its choice, and where visits grow after each."""
     weights = np.array([longer ** sum(look <= pair for look in LOOKS) for pair in range(LOOKS[-1])])
     pairs = np.random.default_rng(3).standard_normal((40_000, LOOKS[-1])) / np.sqrt(weights)
@@ -84,7 +84,7 @@ def test_neighbours_that_are_alike_widen_the_interval() -> None:
         (Estimate(0.7, 0.6, 0.8, 6), Decision.STANDARD, "0.70x (0.60 to 0.80), 6 pairs"),
     ],
 )
-def test_a_ratio_is_told_only_where_it_is_decided(found: Estimate | None, decision: Decision, words: str) -> None:
+def test_a_ratio_is_shown_only_where_it_is_decided(found: Estimate | None, decision: Decision, words: str) -> None:
     comparison = Comparison(pairs=found.pairs if found else 3, estimate=found)
     assert (comparison.decision, comparison.words) == (decision, words)
     assert bool(comparison.ratio) == (decision in {Decision.ACCELERATED, Decision.STANDARD})
@@ -178,7 +178,7 @@ def test_with_shards_the_batches_that_read_their_windows_again_after_a_switch_do
     assert figures == [pytest.approx(11.0), pytest.approx(20.0)]  # 4 of the 8 count with objects
 
 
-def test_stalls_count_in_the_mean_and_are_told_beside() -> None:
+def test_stalls_count_in_the_mean_and_are_also_reported_separately() -> None:
     feed = started()
     for _ in range(30):
         feed.steps(9, seconds=0.1).steps(1, seconds=1.1)
@@ -263,7 +263,7 @@ def test_the_hit_rate_is_the_share_of_single_samples_that_took_less_than_from_th
     assert (found and found.reported) == (None if share is None else pytest.approx(share, abs=0.05))
 
 
-def test_a_hit_rate_of_few_samples_is_not_reported_and_does_not_tell_cold_from_warm() -> None:
+def test_a_hit_rate_of_few_samples_is_not_reported_and_decides_nothing() -> None:
     few = hit_rate(TimeCounts({-100: 4}), 0.02)
     assert few is not None
     assert (few.value, few.reported, few.cold) == (1.0, None, None)
@@ -354,7 +354,7 @@ def test_auto_ends_where_there_is_no_difference() -> None:
     assert auto.words == "auto A/B done: no difference found within ± 1 %"
 
 
-def test_auto_gives_up_where_the_pairs_scatter_and_tells_no_ratio() -> None:
+def test_auto_gives_up_where_the_pairs_scatter_and_shows_no_ratio() -> None:
     feed, auto, rng = started(), AutoCompare(), random.Random(4)
     while not auto.done:
         seconds = rng.choice((0.3, 3.0))
@@ -374,7 +374,7 @@ def test_auto_waits_for_the_endpoint_it_asked_for() -> None:
     assert auto.decide(feed.view) is None, "the switch was not seen yet"
 
 
-def test_auto_asked_for_again_looks_once_more() -> None:
+def test_auto_requested_again_measures_again() -> None:
     feed = started()
     run_auto(AutoCompare(), feed, fast=0.25)
     again = AutoCompare(1)

@@ -185,7 +185,7 @@ def reading(
     return feed.steps(40, **{"seconds": 0.5, "wait": 0.4, "bytes": 250 * each, **steps})  # type: ignore[arg-type]
 
 
-def test_floats_at_the_limit_of_the_bandwidth_are_told_what_jpegs_give() -> None:
+def test_a_run_on_floats_at_the_bandwidth_limit_is_advised_to_use_jpegs() -> None:
     found = diagnose((feed := reading("tensor-f32", FLOAT_BYTES)).view, feed.time)
     assert found.bottleneck is Bottleneck.IO
     assert found.advice.startswith("100 % of what 1 TB gives")

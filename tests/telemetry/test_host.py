@@ -60,7 +60,7 @@ def test_a_counter_that_was_reset_gives_no_rate(monkeypatch: pytest.MonkeyPatch)
     assert (sample.receive_rate, sample.send_rate) == (None, 1000.0)
 
 
-def test_what_the_machine_does_not_tell_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_that_the_machine_does_not_have_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(process: psutil.Process) -> int:
         raise psutil.AccessDenied(process.pid)
 

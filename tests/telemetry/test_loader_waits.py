@@ -136,7 +136,7 @@ def test_a_slow_worker_of_a_real_data_loader_is_found() -> None:
     loop = threading.Thread(target=lambda: [next(batches) for _ in range(60)])
     loop.start()
     while loop.is_alive():
-        reader.look(pids)
+        reader.sample(pids)
         loop.join(0.02)  # not in step with the loop
     waits.apply(events.LoaderWorkers(time=START, workers=reader.read(pids)))
     assert waits.cause is LoaderCause.SLOW_WORKER, waits.usage

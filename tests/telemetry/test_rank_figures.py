@@ -42,5 +42,5 @@ def test_the_slowest_is_named(waits: list[float], fetches: list[float], words: s
     assert taken(waits, fetches) == words
 
 
-def test_nobody_is_named_without_figures() -> None:
+def test_no_rank_is_named_without_figures() -> None:
     assert slowest(()) == ""

@@ -119,7 +119,7 @@ def test_a_folder_without_runs_need_not_be_there() -> None:
         list_runs()
 
 
-def test_the_run_meant_is_the_one_that_lives(runs: Path) -> None:
+def test_the_default_run_is_the_live_one(runs: Path) -> None:
     old = time.time()
     write_record(runs / "alive.jsonl", [run_event("alive", time=old, profile="a", bucket="x", **HERE)])
     write_record(runs / "dead.jsonl", [run_event("dead", time=old + 10, profile="b")])

@@ -69,7 +69,7 @@ def test_everything_goes_to_a_private_file_and_nothing_to_the_terminal(capfd: py
     assert capfd.readouterr() == ("", "")
 
 
-def test_no_secret_by_any_way_into_the_log() -> None:
+def test_no_secret_gets_into_the_log() -> None:
     register_secret(Secret(SECRET))
     set_up_logging(logging.DEBUG)
     LOG.info("in the message %s", SECRET)
@@ -109,7 +109,7 @@ def test_renewed_secrets_are_masked_like_the_first_ones() -> None:
 
 
 def test_the_oldest_secrets_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(credentials, "_MOST_TEXTS", 3)
+    monkeypatch.setattr(credentials, "_MAX_TEXTS", 3)
     for text in ("kept", "one1", "two2", "kept", "three3"):
         register_secret(Secret(text))
     assert redact("kept one1 two2 three3") == f"{MASK} one1 {MASK} {MASK}"

@@ -82,9 +82,7 @@ def test_signals_before_the_app_runs(number: signal.Signals, code: int, log: Pat
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_signal_that_another_thread_gets_is_acted_on_all_the_same(
-    number: signal.Signals, code: int, log: Path
-) -> None:
+def test_a_signal_to_another_thread_is_handled(number: signal.Signals, code: int, log: Path) -> None:
     """As one that comes just before the main thread falls asleep: Python alone would act on it after a minute."""
     with Terminal(CHILD, "unattached", log, str(int(number))) as terminal:
         assert terminal.finish() == code

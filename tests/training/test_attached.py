@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,15 +19,9 @@ from ossconsole.training.remote import attached, control
 from ossconsole.training.remote.attached import AttachedRun, AttachedUpload
 from ossconsole.training.remote.control import ControlServer
 from tests.training.test_control import FakeProcess, FakeRun
+from tests.waiting import wait_until
 
 DEADLINE_S = 30.0
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def begun(run: str = "run-1") -> events.Run:
@@ -96,7 +90,7 @@ def test_a_long_record_is_caught_up_with_in_pieces(
         pieces.append(run.drain())
         return sum(map(len, pieces)) == 3001
 
-    until(caught_up)
+    wait_until(caught_up)
     assert len([piece for piece in pieces if piece]) > 1
     assert run.alive
 
@@ -160,7 +154,7 @@ def test_its_commands_reach_the_run_in_order() -> None:
         run.resume()
         run.switch(EndpointKind.ACCELERATED, "by hand")
         run.stop()
-        until(lambda: len(process.own_run.asked) == 4)
+        wait_until(lambda: len(process.own_run.asked) == 4)
     assert [asked[0] for asked in process.own_run.asked] == ["pause", "resume", "switch", "stop"]
 
 
@@ -170,11 +164,11 @@ def test_a_failed_command_is_reported_in_the_event_log(sleeper: subprocess.Popen
     run.pause()
     found: list[events.Event] = []
 
-    def told() -> bool:
+    def reported() -> bool:
         found.extend(run.drain())
         return bool(found)
 
-    until(told)
+    wait_until(reported)
     assert isinstance(found[0], events.WarningEvent)
     assert f"Process {sleeper.pid} is not responding" in found[0].message
     assert run.alive
@@ -222,9 +216,9 @@ def test_an_upload_is_watched_to_its_end(uploader: subprocess.Popen[bytes]) -> N
     upload = seen(uploader)
     assert (upload.alive, upload.progress().phase, upload.source) == (True, Phase.STARTING, "/pictures")
     upload.pause()
-    until(lambda: upload.progress().paused)
+    wait_until(lambda: upload.progress().paused)
     upload.resume()
-    until(lambda: not upload.progress().paused)
+    wait_until(lambda: not upload.progress().paused)
     assert uploader.stdin is not None
     uploader.stdin.write(b"\n")
     uploader.stdin.flush()

@@ -165,7 +165,7 @@ def test_in_a_control_a_sample_read_under_one_name_counts_for_both(bucket: Bucke
     assert not set(first) & set(second)
 
 
-def test_a_visit_asks_for_new_samples_until_it_is_to_be_warm(bucket: Bucket) -> None:
+def test_a_visit_requests_new_samples_until_it_is_to_be_warm(bucket: Bucket) -> None:
     data = BenchDataset(bucket.data)
     first = BenchRequests(data, EndpointKind.STANDARD, 8)
     requests = first.requests()

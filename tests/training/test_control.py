@@ -190,7 +190,7 @@ def test_the_next_process_removes_the_socket_of_a_killed_one() -> None:
         assert [path.stem for path in control.control_dir().iterdir()] == [str(os.getpid())]
 
 
-def test_a_state_folder_with_a_long_path_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_folder_may_have_a_long_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path / ("long" * 40) / "state"))
     with ControlServer(FakeProcess()):
         assert ask(os.getpid(), GetReport()).report is not None

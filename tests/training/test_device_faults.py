@@ -61,7 +61,7 @@ def test_too_little_memory_leaves_a_checkpoint_and_the_next_run_works(
         pytest.param(DeviceContext, "free_slots", marks=SLOW),
     ],
 )
-def test_a_gpu_that_fails_for_good_ends_the_run_with_its_error(
+def test_a_gpu_that_fails_permanently_ends_the_run_with_its_error(
     start_run: StartRun, monkeypatch: pytest.MonkeyPatch, holder: type, name: str
 ) -> None:
     with monkeypatch.context() as patched:

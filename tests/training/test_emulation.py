@@ -111,7 +111,7 @@ def trial(number: int, au: float, path: str = "accelerated", busy: float = 0.1) 
     ],
     ids=["storage", "calibration", "readers"],
 )
-def test_the_limit_of_the_host_is_told_apart_from_the_limit_of_the_storage(
+def test_the_limit_of_the_host_is_distinguished_from_that_of_the_storage(
     failed: Trial, calibrated: float, limit: str, words: str
 ) -> None:
     result = path_result("accelerated", [trial(2, 0.98), trial(3, 0.95), failed], {4: calibrated}, H100)

@@ -34,18 +34,13 @@ from ossconsole.training.compute import weights
 from ossconsole.training.compute.model import batch_size_for, build_model, check_image_size, head_parameters
 from ossconsole.training.compute.weights_file import load_untrusted, read_weights
 from ossconsole.training.settings import BACKBONE, MODELS, TrainSettings
+from tests.torch_files import torch_bytes
 
 CLASSES = ("cat", "dog", "fox")
 
 
 def no_fetch(uri: str) -> bytes:
     raise AssertionError(uri)
-
-
-def saved(value: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
 
 
 def model_of(
@@ -80,7 +75,7 @@ def test_no_weights_gives_a_head_for_the_classes() -> None:
 def test_a_file_gives_its_weights_and_a_new_head_where_its_own_does_not_fit(tmp_path: Path) -> None:
     source = resnet18(num_classes=7)
     path = tmp_path / "weights.pt"
-    path.write_bytes(saved(source.state_dict()))
+    path.write_bytes(torch_bytes(source.state_dict()))
     model = model_of(CLASSES, str(path))
     assert torch.equal(model.state_dict()["conv1.weight"], source.state_dict()["conv1.weight"])
     assert model.state_dict()["fc.weight"].shape[0] == 3
@@ -88,14 +83,14 @@ def test_a_file_gives_its_weights_and_a_new_head_where_its_own_does_not_fit(tmp_
 
 def test_an_object_of_the_bucket_gives_the_model_of_a_checkpoint() -> None:
     source = resnet18(num_classes=3)
-    model = model_of(CLASSES, "oss://b/k", fetch=lambda _uri: saved({"model": source.state_dict(), "epoch": 1}))
+    model = model_of(CLASSES, "oss://b/k", fetch=lambda _uri: torch_bytes({"model": source.state_dict(), "epoch": 1}))
     assert torch.equal(model.state_dict()["fc.weight"], source.state_dict()["fc.weight"])
 
 
 def test_a_head_has_the_rows_of_the_classes_where_the_weights_have_them_all(tmp_path: Path) -> None:
     source = resnet18(num_classes=1000)
     path = tmp_path / "weights.pt"
-    path.write_bytes(saved(source.state_dict()))
+    path.write_bytes(torch_bytes(source.state_dict()))
     head = source.state_dict()["fc.weight"]
     wordnet = imagenet_classes()
     assert torch.equal(model_of(wordnet, str(path)).state_dict()["fc.weight"], head)
@@ -113,7 +108,7 @@ def test_a_head_has_the_rows_of_the_classes_where_the_weights_have_them_all(tmp_
 
 def test_a_checkpoint_says_which_class_each_row_of_its_head_is_for() -> None:
     source = resnet18(num_classes=3)
-    objects = {"oss://b/k": saved({"model": source.state_dict(), "classes": list(CLASSES)})}
+    objects = {"oss://b/k": torch_bytes({"model": source.state_dict(), "classes": list(CLASSES)})}
     bias = source.state_dict()["fc.bias"]
     for given, rows in ((CLASSES, [0, 1, 2]), (("fox", "dog"), [2, 1])):
         model = model_of(given, "oss://b/k", fetch=objects.__getitem__)
@@ -127,7 +122,7 @@ def test_weights_of_a_checkpoint_are_the_averaged_ones() -> None:
     of_torch = {"n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in averaged.items()}}
     layouts = [{"model": averaged, "current": current}, {"model": current, "average": of_torch}]
     for layout in (*layouts, {"model": current, "average": averaged}):
-        model = model_of(CLASSES, "oss://b/k", fetch={"oss://b/k": saved(layout)}.__getitem__)
+        model = model_of(CLASSES, "oss://b/k", fetch={"oss://b/k": torch_bytes(layout)}.__getitem__)
         torch.testing.assert_close(model.state_dict(), averaged)
 
 
@@ -206,7 +201,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def put_weights(hub: Path, name: str, state: dict[str, Any]) -> None:
     """A file where torchvision looks for it, whose hash it does not check."""
     enum = torchvision.models.get_model_weights(name).DEFAULT
-    (hub / enum.url.rpartition("/")[2]).write_bytes(saved(state))
+    (hub / enum.url.rpartition("/")[2]).write_bytes(torch_bytes(state))
 
 
 _SLOW_MODELS = [pytest.param(name, marks=pytest.mark.slow) for name in ("inception_v3", "vit_b_32")]
@@ -255,7 +250,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
     class Fresh(Server):
         asked: ClassVar[list[str]] = []
         going: ClassVar[threading.Event] = threading.Event()
-        body = saved(weights_of("resnet18", 64))
+        body = torch_bytes(weights_of("resnet18", 64))
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Fresh)
     thread = threading.Thread(target=server.serve_forever)
@@ -356,9 +351,7 @@ def renamed(prefix: str) -> dict[str, torch.Tensor]:
 
 
 def legacy(value: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer, _use_new_zipfile_serialization=False)
-    return buffer.getvalue()
+    return torch_bytes(value, _use_new_zipfile_serialization=False)
 
 
 def zipped(name: str) -> bytes:
@@ -369,13 +362,13 @@ def zipped(name: str) -> bytes:
 
 
 def whole_model() -> bytes:
-    return saved(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+    return torch_bytes(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 
 _NAMES_CODE = r"runs code when it is loaded .*(getattr|write_text)"
 REFUSED: dict[str, tuple[Callable[[Path], bytes], str, str]] = {
     "hostile zip": (
-        lambda target: saved(Bomb(target)),
+        lambda target: torch_bytes(Bomb(target)),
         _NAMES_CODE,
         "trust",
     ),
@@ -385,7 +378,7 @@ REFUSED: dict[str, tuple[Callable[[Path], bytes], str, str]] = {
         _NAMES_CODE,
         "trust",
     ),
-    "hostile in a dictionary": (lambda target: saved({"model": Bomb(target), **state()}), "runs code", "trust"),
+    "hostile in a dictionary": (lambda target: torch_bytes({"model": Bomb(target), **state()}), "runs code", "trust"),
     "whole model": (lambda _: whole_model(), "whole pickled model, which is code", "state_dict"),
     "cut safetensors": (
         lambda _: safetensors.torch.save(state())[:-9],
@@ -398,42 +391,46 @@ REFUSED: dict[str, tuple[Callable[[Path], bytes], str, str]] = {
         "Copy it",
     ),
     "whole model in a wrapper": (
-        lambda _: saved({"ema": nn.Linear(2, 2), "epoch": 1}),
+        lambda _: torch_bytes({"ema": nn.Linear(2, 2), "epoch": 1}),
         "whole pickled model",
         "state_dict",
     ),
     "web page": (lambda _: b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "web page", "curl"),
     "empty": (lambda _: b"", "is empty", "Copy it again"),
-    "cut": (lambda _: saved(state())[:100_000], "cut short or damaged", "older file"),
+    "cut": (lambda _: torch_bytes(state())[:100_000], "cut short or damaged", "older file"),
     "cut legacy": (lambda _: legacy(state())[:5_000], "cut short or damaged", "older file"),
     "another zip": (lambda _: zipped("word/document.xml"), "no data.pkl", "another file"),
-    "gzip": (lambda _: gzip.compress(saved(state())), "gzip", "gunzip"),
+    "gzip": (lambda _: gzip.compress(torch_bytes(state())), "gzip", "gunzip"),
     "text": (lambda _: b"not a checkpoint", "not a file that torch.save wrote", "torch.save"),
-    "NumPy values": (lambda _: saved({"loss": np.float64(1), **state()}), "other than tensors", "state_dict"),
-    "list": (lambda _: saved([torch.zeros(1)]), "contains a list", "state_dict"),
-    "no weights": (lambda _: saved({"epoch": 1, "lr": 0.1}), "no weights, only 'epoch', 'lr'", "state_dict"),
-    "unknown key": (lambda _: saved({"teacher": state(), "epoch": 1}), "under 'teacher'", r"\['teacher'\]"),
+    "NumPy values": (lambda _: torch_bytes({"loss": np.float64(1), **state()}), "other than tensors", "state_dict"),
+    "list": (lambda _: torch_bytes([torch.zeros(1)]), "contains a list", "state_dict"),
+    "no weights": (lambda _: torch_bytes({"epoch": 1, "lr": 0.1}), "no weights, only 'epoch', 'lr'", "state_dict"),
+    "unknown key": (lambda _: torch_bytes({"teacher": state(), "epoch": 1}), "under 'teacher'", r"\['teacher'\]"),
     "half precision beyond float16": (
-        lambda _: saved(
+        lambda _: torch_bytes(
             {name: (value * 1e6).half() if name == "conv1.weight" else value for name, value in state().items()}
         ),
         "infinite",
         "earlier",
     ),
     "complex": (
-        lambda _: saved(state(**{"bn1.bias": torch.zeros(64, dtype=torch.complex64)})),
+        lambda _: torch_bytes(state(**{"bn1.bias": torch.zeros(64, dtype=torch.complex64)})),
         "complex64",
         "resnet18",
     ),
-    "NaN": (lambda _: saved(state(**{"conv1.weight": torch.full((64, 3, 7, 7), torch.nan)})), "NaN", "earlier"),
-    "ResNet-34": (lambda _: saved(resnet34().state_dict()), "the key layer1.2.conv1.weight is unexpected", "resnet18"),
-    "ResNet-50": (lambda _: saved(resnet50().state_dict()), "is unexpected|has the shape", "resnet18"),
+    "NaN": (lambda _: torch_bytes(state(**{"conv1.weight": torch.full((64, 3, 7, 7), torch.nan)})), "NaN", "earlier"),
+    "ResNet-34": (
+        lambda _: torch_bytes(resnet34().state_dict()),
+        "the key layer1.2.conv1.weight is unexpected",
+        "resnet18",
+    ),
+    "ResNet-50": (lambda _: torch_bytes(resnet50().state_dict()), "is unexpected|has the shape", "resnet18"),
     "another shape": (
-        lambda _: saved(state(**{"bn1.bias": torch.zeros(3)})),
+        lambda _: torch_bytes(state(**{"bn1.bias": torch.zeros(3)})),
         r"bias has the shape \(3,\)",
         "resnet18",
     ),
-    "another model": (lambda _: saved({"layer.weight": torch.zeros(2)}), "conv1.weight is missing", "resnet18"),
+    "another model": (lambda _: torch_bytes({"layer.weight": torch.zeros(2)}), "conv1.weight is missing", "resnet18"),
 }
 
 
@@ -467,37 +464,37 @@ def halved(dtype: torch.dtype) -> dict[str, torch.Tensor]:
 
 
 ACCEPTED: dict[str, tuple[Callable[[], bytes], list[str]]] = {
-    "bare": (lambda: saved(state()), []),
+    "bare": (lambda: torch_bytes(state()), []),
     "legacy": (lambda: legacy(state()), []),
-    "DistributedDataParallel": (lambda: saved(renamed("module.")), ["without the prefix module."]),
-    "torch.compile": (lambda: saved(renamed("_orig_mod.")), ["without the prefix _orig_mod."]),
-    "both": (lambda: saved(renamed("module._orig_mod.")), ["without the prefix _orig_mod.module."]),
+    "DistributedDataParallel": (lambda: torch_bytes(renamed("module.")), ["without the prefix module."]),
+    "torch.compile": (lambda: torch_bytes(renamed("_orig_mod.")), ["without the prefix _orig_mod."]),
+    "both": (lambda: torch_bytes(renamed("module._orig_mod.")), ["without the prefix _orig_mod.module."]),
     "torch.compile of a part": (
-        lambda: saved({name.replace("layer1.", "layer1._orig_mod."): value for name, value in state().items()}),
+        lambda: torch_bytes({name.replace("layer1.", "layer1._orig_mod."): value for name, value in state().items()}),
         ["without the prefix _orig_mod."],
     ),
     "pytorch/examples": (
-        lambda: saved({"state_dict": renamed("module."), "epoch": 1, "best_acc1": torch.tensor(70.0)}),
+        lambda: torch_bytes({"state_dict": renamed("module."), "epoch": 1, "best_acc1": torch.tensor(70.0)}),
         ["under state_dict, without the prefix module."],
     ),
-    "model_state_dict": (lambda: saved({"model_state_dict": state(), "loss": 0.1}), ["under model_state_dict"]),
-    "model": (lambda: saved({"model": state(), "epoch": 1}), []),
-    "Lightning": (lambda: saved({"state_dict": renamed("model."), "epoch": 1}), ["without the prefix model."]),
+    "model_state_dict": (lambda: torch_bytes({"model_state_dict": state(), "loss": 0.1}), ["under model_state_dict"]),
+    "model": (lambda: torch_bytes({"model": state(), "epoch": 1}), []),
+    "Lightning": (lambda: torch_bytes({"state_dict": renamed("model."), "epoch": 1}), ["without the prefix model."]),
     "torchvision's averaged weights": (
-        lambda: saved({"model": resnet18(num_classes=3).state_dict(), "model_ema": averaged_by_torch()}),
+        lambda: torch_bytes({"model": resnet18(num_classes=3).state_dict(), "model_ema": averaged_by_torch()}),
         ["the averaged weights under model_ema"],
     ),
     "ema": (
-        lambda: saved({"model": resnet18(num_classes=3).state_dict(), "ema": state()}),
+        lambda: torch_bytes({"model": resnet18(num_classes=3).state_dict(), "ema": state()}),
         ["the averaged weights under ema"],
     ),
-    "a wrapper in a wrapper": (lambda: saved({"ema": {"module": state()}}), ["under ema.module"]),
+    "a wrapper in a wrapper": (lambda: torch_bytes({"ema": {"module": state()}}), ["under ema.module"]),
     "safetensors": (lambda: safetensors.torch.save(state()), []),
     "safetensors of DistributedDataParallel": (
         lambda: safetensors.torch.save(renamed("module.")),
         ["without the prefix module."],
     ),
-    "half": (lambda: saved(halved(torch.float16)), ["converted from float16 to float32"]),
+    "half": (lambda: torch_bytes(halved(torch.float16)), ["converted from float16 to float32"]),
     "bfloat16": (lambda: safetensors.torch.save(halved(torch.bfloat16)), ["converted from bfloat16 to float32"]),
 }
 
@@ -561,6 +558,6 @@ def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_program_or_version_is_refused() -> None:
     with pytest.raises(ConsoleError, match="not a checkpoint of this console"):
-        unpack(saved({"model": {}}), "oss://b/k")
+        unpack(torch_bytes({"model": {}}), "oss://b/k")
     with pytest.raises(ConsoleError, match="version 99"):
-        unpack(saved({"format": "ossconsole-checkpoint", "version": 99}), "oss://b/k")
+        unpack(torch_bytes({"format": "ossconsole-checkpoint", "version": 99}), "oss://b/k")

@@ -23,7 +23,7 @@ def rows(plan: Plan, epoch: int, split: Split, start: int = 0) -> list[int]:
 
 
 @given(train=SIZES, val=st.integers(0, 50), batch=st.integers(1, 70), epochs=st.integers(1, 4))
-def test_each_epoch_asks_for_each_sample_once(train: int, val: int, batch: int, epochs: int) -> None:
+def test_each_epoch_requests_each_sample_once(train: int, val: int, batch: int, epochs: int) -> None:
     plan = Plan(TrainSettings(batch_size=batch, epochs=epochs), train, val)
     for epoch in range(1, epochs + 1):
         assert sorted(rows(plan, epoch, Split.TRAIN)) == list(range(train))

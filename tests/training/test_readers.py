@@ -244,7 +244,7 @@ def test_pages_that_cannot_be_locked_are_used_as_they_are(monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("ends")
-def test_the_memory_is_given_back_although_cuda_fails_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_is_freed_although_cuda_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_slots: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 

@@ -103,7 +103,7 @@ def test_the_headline_is_the_warm_ratio_with_its_interval_and_says_simulated() -
     assert headline([row(reading(STANDARD, 100, 0))], simulated=True) == "Only one endpoint was measured."
 
 
-def test_an_undecided_ratio_is_no_headline() -> None:
+def test_an_undecided_ratio_is_not_the_headline() -> None:
     few = headline([row(*rounds(2, 3.0))], simulated=False)
     assert "undecided, too short: 2 of 6 pairs; use --rounds 6" in few
     noisy = headline([row(*rounds(6, 1.1, noise=0.6))], simulated=False)
@@ -199,12 +199,12 @@ def test_formats_are_compared_with_the_first_in_the_same_round(capsys: pytest.Ca
         time=0.0, simulated=True, samples=1, rows=rows, limits={}, headline="", bound="", formats=(floats, jpegs)
     )
     print_summary(summary)
-    told = capsys.readouterr().out
-    assert "Formats of the same images, standard endpoint, warm, simulated" in told
-    assert "602.1" in told
-    assert "27.7" in told
-    assert "4.00x" in told
-    assert "--rounds" not in told
+    printed = capsys.readouterr().out
+    assert "Formats of the same images, standard endpoint, warm, simulated" in printed
+    assert "602.1" in printed
+    assert "27.7" in printed
+    assert "4.00x" in printed
+    assert "--rounds" not in printed
     print_summary(msgspec.structs.replace(summary, formats=format_results(readings[:4])))
     assert "2 pairs of readings: an interval needs --rounds 6" in capsys.readouterr().out
 
@@ -242,10 +242,10 @@ def test_the_command_shows_each_figure_with_its_basis(capsys: pytest.CaptureFixt
         ceiling=ceiling.report(),
     )
     print_summary(summary)
-    told = capsys.readouterr().out
-    assert "3.00x" in told
-    assert "6 pairs, 0.1 min of settled steps, batch 64, 2 workers, image-u8, region cn-hangzhou" in told
-    assert "96 % of what 1 TB gives (300 MB/s): a larger one would help" in told
-    assert "1,913 of 10,000 requests/s" in told
+    printed = capsys.readouterr().out
+    assert "3.00x" in printed
+    assert "6 pairs, 0.1 min of settled steps, batch 64, 2 workers, image-u8, region cn-hangzhou" in printed
+    assert "96 % of what 1 TB gives (300 MB/s): a larger one would help" in printed
+    assert "1,913 of 10,000 requests/s" in printed
     print_summary(msgspec.structs.replace(summary, rows=(row(*rounds(2, 3.0)),)))
     assert "undecided" in capsys.readouterr().out

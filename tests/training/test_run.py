@@ -178,7 +178,7 @@ def keep_good(bucket: Bucket) -> str:
     return key
 
 
-def told(found: list[events.Event]) -> str:
+def message_text(found: list[events.Event]) -> str:
     return "\n".join(event.message for event in found if isinstance(event, events.InfoEvent | events.WarningEvent))
 
 
@@ -199,7 +199,7 @@ def test_a_run_stopped_before_its_first_step_writes_no_checkpoint(bucket: Bucket
     summary = found[-1]
     assert isinstance(summary, events.Summary)
     assert (summary.state, summary.steps, summary.checkpoint) == (RunState.STOPPED, 0, "")
-    assert "Nothing has been trained yet: no checkpoint is written." in told(found)
+    assert "Nothing has been trained yet: no checkpoint is written." in message_text(found)
     assert objects_below(bucket) == {stable: GOOD}
 
 
@@ -294,7 +294,7 @@ def test_a_run_resumed_and_stopped_immediately_does_not_rewrite_the_checkpoint(
     summary = found[-1]
     assert isinstance(summary, events.Summary)
     assert (summary.steps, steps(found)) == (4, [])
-    assert "Nothing was trained since step 4" in told(found)
+    assert "Nothing was trained since step 4" in message_text(found)
     assert objects_below(bucket) == before
 
 
@@ -307,7 +307,7 @@ def test_a_checkpoint_that_cannot_be_made_does_not_end_the_run(
 
     monkeypatch.setattr(Snapshot, "pack", fail)
     found = finished(start_run(epochs=2))
-    assert "The checkpoint of step 6 was not written: MemoryError: no room for 90 MB." in told(found)
+    assert "The checkpoint of step 6 was not written: MemoryError: no room for 90 MB." in message_text(found)
     (saved,) = only(found, events.Checkpoint)
     assert isinstance(saved, events.Checkpoint)
     assert saved.step == 12
@@ -346,7 +346,7 @@ def test_the_best_checkpoint_is_the_best_of_those_that_were_written(bucket: Buck
     assert writes.best == [True, True, True, False, False, False]
 
 
-def test_a_failed_run_lets_go_of_its_tensors(start_run: StartRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_frees_its_tensors(start_run: StartRun, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs: list[weakref.ref[torch.Tensor]] = []
 
     def fail(_loss: torch.nn.Module, outs: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from ossconsole.training.compute.trainer import EpochMeter, Trainer, counts
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.loading.images import SampleTransform
-from ossconsole.training.settings import MOST_SEED, TrainSettings
+from ossconsole.training.settings import MAX_SEED, TrainSettings
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -67,7 +67,7 @@ def test_memory_that_others_hold_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     assert "--batch-size 128" in error.value.remedy
 
 
-def test_a_broken_device_asks_for_a_restart() -> None:
+def test_a_broken_device_needs_a_restart() -> None:
     with pytest.raises(ConsoleError, match="illegal memory access") as error, device_errors(CPU, 8):
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
     assert "Restart ossconsole" in error.value.remedy
@@ -252,7 +252,7 @@ def test_the_automatic_warm_up_is_a_share_of_the_run() -> None:
     assert rates == pytest.approx([0.5, 1.0, 1.0, 1.0], abs=0.02)
 
 
-@pytest.mark.parametrize("seed", [0, 20261128, MOST_SEED])
+@pytest.mark.parametrize("seed", [0, 20261128, MAX_SEED])
 def test_dropout_is_the_same_in_a_resumed_run(seed: int) -> None:
     def model() -> nn.Module:
         torch.manual_seed(0)

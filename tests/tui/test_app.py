@@ -498,7 +498,7 @@ async def test_a_live_upload_is_shown_but_not_that_of_the_sample_dataset(make_ap
         assert app.current_mode == "upload"
 
 
-async def test_nothing_yet_opens_the_welcome_with_the_preparation(make_app: AppMaker) -> None:
+async def test_a_first_start_opens_the_welcome_with_the_preparation(make_app: AppMaker) -> None:
     stages = (
         PreparationStage("sandbox", StageState.DONE),
         PreparationStage("sample images", StageState.ACTIVE, "425 of 850 drawn", 0.5),

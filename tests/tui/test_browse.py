@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import itertools
 import re
 import shutil
@@ -54,6 +53,7 @@ from ossconsole.tui.kit.dialogs import (
 from ossconsole.tui.kit.table import VirtualTable
 from ossconsole.tui.train.screen import NewRunScreen, TrainScreen
 from tests.sandboxed import Sandboxed
+from tests.torch_files import torch_bytes
 from tests.tui.browse_store import MemoryStore
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeRun, FakeServices, FakeStore, Script
@@ -285,8 +285,7 @@ async def test_counting_a_folder(bucket: ObjectStore, make_app: AppMaker) -> Non
 
 
 def checkpoint(epoch: int, scale: float) -> bytes:
-    sink = io.BytesIO()
-    torch.save(
+    return torch_bytes(
         {
             "format": "ossconsole-checkpoint",
             "model": {"w": torch.ones(3, 2) * scale},
@@ -294,10 +293,8 @@ def checkpoint(epoch: int, scale: float) -> bytes:
             "step": epoch * 10,
             "metrics": {"top1": 0.5},
             "run": "r1",
-        },
-        sink,
+        }
     )
-    return sink.getvalue()
 
 
 async def test_checkpoints_are_shown_resumed_copied_to_best_and_compared(
@@ -518,9 +515,9 @@ async def test_another_bucket_keeps_versions_and_says_so(bucket: ObjectStore, ma
         await browser.goes_to("weights.txt")
         await browser.press("enter")
         await browser.until(lambda: "Access, tags and versions" in browser.text)
-        told = " ".join(browser.text.split())
+        drawn = " ".join(browser.text.split())
         for words in ("ACL default", "stage best", " 2 B, latest", " 1 B", "x-oss-hash-crc64ecma", "x-oss-version-id"):
-            assert words in told
+            assert words in drawn
         await browser.press("escape", "x")
         await browser.until(lambda: isinstance(pilot.app.screen, TypedConfirmScreen))
         assert "kept as versions" in browser.text

@@ -130,7 +130,7 @@ def test_leaving_a_folder_drops_its_late_page() -> None:
     assert watched.names == ["mine", "too"]
 
 
-def test_history_goes_back_and_forward_and_a_new_way_ends_forward() -> None:
+def test_history_goes_back_and_forward_and_a_new_folder_ends_forward() -> None:
     watched = Watched()
     for prefix in ("", "a/", "a/b/"):
         watched.model.open(prefix)

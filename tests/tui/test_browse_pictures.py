@@ -42,6 +42,7 @@ from ossconsole.tui.browse.transfers import SyncScreen
 from ossconsole.tui.kit.dialogs import ImageScreen, ListScreen, PromptScreen, TextScreen, TypedConfirmScreen
 from ossconsole.tui.kit.glyphs import ASCII
 from ossconsole.tui.kit.table import VirtualTable
+from tests.torch_files import torch_bytes
 from tests.tui.browse_store import MemoryStore
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import SIMULATED, START, FakeServices
@@ -55,16 +56,10 @@ Compare = Callable[..., bool]
 DATA = SIMULATED.dataset_prefix
 
 
-def saved(value: Any) -> bytes:
-    sink = io.BytesIO()
-    torch.save(value, sink)
-    return sink.getvalue()
-
-
 def checkpoint() -> bytes:
     torch.manual_seed(1)
     model = {"conv1.weight": torch.ones(64, 3, 7, 7), "fc.weight": torch.ones(10, 512), "fc.bias": torch.ones(10)}
-    return saved(
+    return torch_bytes(
         {
             "format": "ossconsole-checkpoint",
             "model": model,
@@ -86,7 +81,7 @@ def checkpoint() -> bytes:
 def sharded(key: str) -> dict[str, bytes]:
     """The index of a DCP checkpoint and the file beside it, as torch writes them."""
     values = {"epoch": 3, "step": 240, "run": "20250615-150640-a1b2", "metrics.top1": 0.873}
-    packed = {name: saved(value) for name, value in values.items()}
+    packed = {name: torch_bytes(value) for name, value in values.items()}
     places, at = {}, 0
     for name, data in packed.items():
         places[MetadataIndex(name)] = _StorageInfo("__0_0.distcp", at, len(data))
@@ -244,7 +239,7 @@ async def dcp_folder(browser: Browser) -> None:
 async def comparing(browser: Browser) -> None:
     assert isinstance(browser.screen.store, MemoryStore)
     other = {"format": "ossconsole-checkpoint", "epoch": 4, "model": {"fc.weight": torch.ones(12, 512)}}
-    browser.screen.store.data["pair/a.pt"], browser.screen.store.data["pair/b.pt"] = checkpoint(), saved(other)
+    browser.screen.store.data["pair/a.pt"], browser.screen.store.data["pair/b.pt"] = checkpoint(), torch_bytes(other)
     browser.screen.open_folder("pair/")
     await browser.until(lambda: browser.screen.model.rows.count == 2)
     await browser.press("a", "equals_sign")

@@ -106,7 +106,7 @@ def test_many_switches_keep_the_glyphs_and_drop_the_colours() -> None:
     assert lines[-2].text.count("▲") >= 5
 
 
-def test_a_replay_names_no_key_that_it_has_not() -> None:
+def test_a_replay_names_only_keys_that_it_has() -> None:
     view = reduced(Script().state(RunState.RUNNING).steps(40))
     live, replayed, auto = (
         text(compare.comparison(DashboardContext(view, START, BRAILLE, **also), 40, 8))
@@ -296,7 +296,7 @@ async def test_a_run_that_failed_before_it_began_says_why(make_app: AppMaker) ->
     assert "The bucket is gone. Look for it." in lines
 
 
-async def test_the_way_of_a_checkpoint_is_shown_until_it_is_written(make_app: AppMaker) -> None:
+async def test_the_progress_of_a_checkpoint_is_shown_until_it_is_written(make_app: AppMaker) -> None:
     script = full()
     saving = events.Saving(time=script.time, key="checkpoints/one.pt", bytes=90_000_000, written=41_000_000)
     run = FakeRun([*script.events, saving])
@@ -416,10 +416,10 @@ def test_a_decided_ratio_is_the_largest_thing(auto: str) -> None:
     view = decided()
     lines = compare.comparison(DashboardContext(view, START, ASCII, comparison_status=auto), 34, 7)
     assert len(lines) == 7
-    told = text(lines)
-    assert all(row in told for row in large(view.comparison.ratio, ASCII))
-    assert view.comparison.ratio in told  # with its interval below
-    assert "samples/s" in told
+    drawn = text(lines)
+    assert all(row in drawn for row in large(view.comparison.ratio, ASCII))
+    assert view.comparison.ratio in drawn  # with its interval below
+    assert "samples/s" in drawn
     few = text(compare.comparison(DashboardContext(reduced(full()), START, ASCII), 34, 7))
     assert "|_" not in few, "an undecided ratio is not shown in large figures"
 
@@ -481,10 +481,10 @@ def test_an_empty_chart_has_no_values_on_its_axis() -> None:
 
 
 def test_the_detail_lines_name_the_conditions() -> None:
-    told = text(compare.detail_lines(DashboardContext(decided(), START, BRAILLE), 78))
-    assert "conditions: 8 pairs" in told
-    assert "batch 64, 2 workers" in told
-    assert "typical step, stalls excluded" in told
+    drawn = text(compare.detail_lines(DashboardContext(decided(), START, BRAILLE), 78))
+    assert "conditions: 8 pairs" in drawn
+    assert "batch 64, 2 workers" in drawn
+    assert "typical step, stalls excluded" in drawn
 
 
 def test_a_control_names_the_steps_of_one_endpoint_by_turns_and_finds_one() -> None:

@@ -83,7 +83,7 @@ class HeldEvaluation(EvaluationJob):
         self.release = threading.Event()
 
     def work(self) -> None:
-        self._show(120, 400)
+        self._report_progress(120, 400)
         while not self.release.wait(0.005):
             self.check_cancelled()
         save_predictions(self.record, FOUND)

@@ -743,8 +743,8 @@ async def test_command_line_options_still_apply_to_another_profile(make_app: App
         await settle(pilot)
         await press(pilot, "p", "down", "enter")
         await settle(pilot)
-        (told,) = app._notifications
-        assert told.message.endswith("Command-line options still apply: --bucket.")
+        (notification,) = app._notifications
+        assert notification.message.endswith("Command-line options still apply: --bucket.")
     assert services.used == ["beijing"]
     assert load_settings().active == "beijing"
     assert profiles.active == REAL.name

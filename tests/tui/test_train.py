@@ -42,7 +42,7 @@ async def test_the_figures_of_a_run_are_on_the_screen(make_app: AppMaker) -> Non
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
-async def test_an_io_bound_run_is_told_what_jpegs_would_give(make_app: AppMaker, size: tuple[int, int]) -> None:
+async def test_an_io_bound_run_shows_the_gain_of_jpegs(make_app: AppMaker, size: tuple[int, int]) -> None:
     script = Script().state(RunState.RUNNING, 3).steps(40)
     assert isinstance(script.events[0], events.Run)
     script.events[0] = msgspec.structs.replace(script.events[0], sample_format="image-u8", stored_as="shards")
@@ -97,7 +97,7 @@ async def test_a_switch_settles_and_then_pairs_are_collected(make_app: AppMaker)
 
 
 @pytest.mark.parametrize("kind", [EndpointKind.STANDARD, EndpointKind.ACCELERATED])
-async def test_e_asks_for_the_other_endpoint(make_app: AppMaker, kind: EndpointKind) -> None:
+async def test_e_requests_the_other_endpoint(make_app: AppMaker, kind: EndpointKind) -> None:
     script = Script().state(RunState.RUNNING).steps(5)
     if kind is ACCELERATED:
         script.switch(kind).steps(3)
@@ -155,7 +155,7 @@ async def test_s_asks_first_and_the_safe_answer_has_the_focus(make_app: AppMaker
     assert run.asked == [("stop",)]
 
 
-async def test_c_asks_for_a_checkpoint(make_app: AppMaker) -> None:
+async def test_c_requests_a_checkpoint(make_app: AppMaker) -> None:
     run = running()
     app = make_app(FakeServices(run=run))
     async with app.run_test(size=(80, 24)) as pilot:

@@ -188,7 +188,7 @@ async def test_every_format_of_the_list_has_a_plan(make_app: AppMaker, name: str
     planned.preprocessing.check()
 
 
-async def test_a_change_after_the_plan_asks_for_a_new_plan(make_app: AppMaker) -> None:
+async def test_a_change_after_the_plan_requires_a_new_plan(make_app: AppMaker) -> None:
     services = FakeServices(plan=PLAN)
     app = make_app(services, "upload")
     async with app.run_test(size=(80, 24)) as pilot:

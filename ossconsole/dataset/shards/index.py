@@ -120,14 +120,14 @@ def read_shards(store: ObjectStore, prefix: str) -> tuple[PackedShardList, Itera
     return found, _shards(found, uri)
 
 
-def _shards(found: PackedShardList, uri: str) -> Iterator[Shard]:
-    for packed in found.shards:
+def _shards(listed: PackedShardList, uri: str) -> Iterator[Shard]:
+    for packed in listed.shards:
         fields = {name: getattr(packed, name) for name in _ShardFields.__struct_fields__}
         try:
             shard = Shard(**fields, samples=tuple(packed.unpack()))
         except msgspec.DecodeError as error:
             raise ManifestError(f"{uri} is not a list of shards: {error}.", remedy=_UPLOAD_AGAIN) from error
-        _check(_shard_problem(shard, found), uri)
+        _check(_shard_problem(shard, listed), uri)
         yield shard
 
 
@@ -156,25 +156,25 @@ def _read(store: ObjectStore, prefix: str) -> bytes:
         raise ManifestMissingError(f"{store.uri(key)} does not exist.", remedy=_UPLOAD_AGAIN, empty=False) from error
 
 
-def _problem(found: PackedShardList) -> str:
-    if found.version != SHARDS_VERSION:
-        return f"it has version {found.version}, this program reads version {SHARDS_VERSION}"
-    if not found.shards or not 1 <= len(set(found.classes)) == len(found.classes):
+def _problem(listed: PackedShardList) -> str:
+    if listed.version != SHARDS_VERSION:
+        return f"it has version {listed.version}, this program reads version {SHARDS_VERSION}"
+    if not listed.shards or not 1 <= len(set(listed.classes)) == len(listed.classes):
         return "it has no shards or no classes, or a class is listed twice"
-    for shard in found.shards:
+    for shard in listed.shards:
         if shard.split not in SPLITS or key_problem(shard.tar) or key_problem(shard.index):
             return f"{shard.tar!r} is not a valid key of a shard"
     return ""
 
 
-def _shard_problem(shard: Shard, found: PackedShardList) -> str:
+def _shard_problem(shard: Shard, listed: PackedShardList) -> str:
     end = 0
     for sample in shard.samples:
-        if problem := sample_problem(sample, len(found.classes), found.format):
+        if problem := sample_problem(sample, len(listed.classes), listed.format):
             return f"{shard.tar}: {problem}"
         if sample.offset <= end:
             return f"{shard.tar}: {sample.key} begins within the sample before it"
-        end = sample.offset + sample.size(found.format)
+        end = sample.offset + sample.size(listed.format)
     return (
         ""
         if 0 < end <= min(shard.bytes, MAX_OBJECT_BYTES)

@@ -14,10 +14,10 @@ import msgspec
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.dataset.labels import LABEL_FILE_NAMES, MAX_LABEL_FILE_BYTES, find_label_file, read_label_file
 from ossconsole.dataset.manifest import UnusedCounter
-from ossconsole.dataset.source.arrangement import Look
+from ossconsole.dataset.source.arrangement import FolderContents
 from ossconsole.dataset.source.files import (
-    LOOKED_AT,
     MAX_FILE_BYTES,
+    MAX_LISTED_IMAGES,
     BytesLocation,
     Entry,
     FolderEntry,
@@ -131,15 +131,15 @@ class FolderTree:
             elif isinstance(entry, SourceFile):
                 self._add(entry)
 
-    def look(self, folder: str) -> Look:
-        """As Tree.look."""
-        return Look(tuple(sorted(self._folders.get(folder, ()))), tuple(self._images.get(folder, ())))
+    def contents(self, folder: str) -> FolderContents:
+        """As Tree.contents."""
+        return FolderContents(tuple(sorted(self._folders.get(folder, ()))), tuple(self._images.get(folder, ())))
 
     def _add(self, file: SourceFile) -> None:
         folder, _, name = file.path.rpartition("/")
         self._folder(folder)
         images = self._images.setdefault(folder, [])
-        if len(images) < LOOKED_AT and is_image_name(name):
+        if len(images) < MAX_LISTED_IMAGES and is_image_name(name):
             images.append(name)
         if name in LABEL_FILE_NAMES and file.size <= MAX_LABEL_FILE_BYTES and len(self.label_files) < _MAX_LABEL_FILES:
             self.label_files[file.path] = read_location(file.location)

@@ -27,13 +27,13 @@ UNUSED_SPLITS = frozenset({"test", "testing"})
 """Folders beside train/ and val/ that are never classes."""
 
 _MAX_DEPTH = 6
-_MAX_LOOKS = 400  # folders that are searched for train/
+_MAX_FOLDERS = 400  # folders that are searched for train/
 _WORDNET_ID = re.compile(r"n\d{8}$")
 _WORDNET_FILE = re.compile(r"(n\d{8})_\d+\.")
 _VAL_FILE = re.compile(r"ILSVRC2012_val_\d+\.")
 
 
-class Look(msgspec.Struct, frozen=True):
+class FolderContents(msgspec.Struct, frozen=True):
     """What is directly in a folder: the names of its visible folders, sorted, and of some of its images."""
 
     folders: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class Look(msgspec.Struct, frozen=True):
 class Tree(Protocol):
     """The folders of a source. Paths are relative with `/`, "" for the top."""
 
-    def look(self, folder: str) -> Look:
+    def contents(self, folder: str) -> FolderContents:
         """What is directly in the folder; empty where it cannot be read."""
 
 
@@ -119,12 +119,12 @@ def arrange(tree: Tree, has_label: Callable[[str], bool]) -> Arrangement | None:
 def _with_splits(tree: Tree) -> Arrangement | None:
     """The folder nearest to the top that holds train/ with images, or else val/, or else one of them without images."""
     best: tuple[int, Arrangement] | None = None
-    for root, look in _search(tree):
-        splits = split_folders(look.folders)
+    for root, contents in _search(tree):
+        splits = split_folders(contents.folders)
         if not splits:
             continue
         names = {name: split for split, name in splits.items()}
-        others = [name for name in look.folders if name not in names]
+        others = [name for name in contents.folders if name not in names]
         classes_beside = VAL in splits and TRAIN not in splits and others and all(map(_WORDNET_ID.match, others))
         found = Arrangement(root, names, TRAIN if classes_beside else "")
         with_images = {split for split, name in splits.items() if _has_images(tree, _join(root, name))}
@@ -136,49 +136,49 @@ def _with_splits(tree: Tree) -> Arrangement | None:
     return best[1] if best else None
 
 
-def _search(tree: Tree) -> Iterator[tuple[str, Look]]:
+def _search(tree: Tree) -> Iterator[tuple[str, FolderContents]]:
     """The folders of a source, the nearest to the top first, without those below a folder of splits."""
     queue = deque([("", 0)])
-    for _ in range(_MAX_LOOKS):
+    for _ in range(_MAX_FOLDERS):
         if not queue:
             return
         folder, depth = queue.popleft()
-        look = tree.look(folder)
-        yield folder, look
-        if depth < _MAX_DEPTH and not split_folders(look.folders):
-            queue.extend((_join(folder, name), depth + 1) for name in look.folders)
+        contents = tree.contents(folder)
+        yield folder, contents
+        if depth < _MAX_DEPTH and not split_folders(contents.folders):
+            queue.extend((_join(folder, name), depth + 1) for name in contents.folders)
 
 
 def _has_images(tree: Tree, folder: str, depth: int = 2) -> bool:
     """Whether the folder has images; only some of the folders in it are searched."""
-    look = tree.look(folder)
-    some = (*look.folders[:3], *look.folders[-2:]) if depth else ()
-    return bool(look.images) or any(_has_images(tree, _join(folder, name), depth - 1) for name in some)
+    contents = tree.contents(folder)
+    some = (*contents.folders[:3], *contents.folders[-2:]) if depth else ()
+    return bool(contents.images) or any(_has_images(tree, _join(folder, name), depth - 1) for name in some)
 
 
 def _without_splits(tree: Tree, has_label: Callable[[str], bool]) -> Arrangement | None:
     root = ""
     for _ in range(_MAX_DEPTH):
-        look = tree.look(root)
-        inner = _join(root, look.folders[0]) if len(look.folders) == 1 and not look.images else ""
+        contents = tree.contents(root)
+        inner = _join(root, contents.folders[0]) if len(contents.folders) == 1 and not contents.images else ""
         if not inner:
             break
-        below = tree.look(inner)
+        below = tree.contents(inner)
         if not (_is_flat_val(below, has_label) or any(_has_images(tree, _join(inner, name)) for name in below.folders)):
             break  # the one class of the source
         root = inner
-    look = tree.look(root)
-    if _is_flat_val(look, has_label):
+    contents = tree.contents(root)
+    if _is_flat_val(contents, has_label):
         return Arrangement(root, {}, VAL)
-    if look.images or any(_has_images(tree, _join(root, name)) for name in look.folders):
+    if contents.images or any(_has_images(tree, _join(root, name)) for name in contents.folders):
         return Arrangement(root, {}, TRAIN)
     return None
 
 
-def _is_flat_val(look: Look, has_label: Callable[[str], bool]) -> bool:
+def _is_flat_val(contents: FolderContents, has_label: Callable[[str], bool]) -> bool:
     """Whether the images of a folder are validation images without class folders."""
-    labelled = any(has_label(stem(name)) for name in look.images)
-    return labelled or (bool(look.images) and all(map(is_val_name, look.images)))
+    labelled = any(has_label(stem(name)) for name in contents.images)
+    return labelled or (bool(contents.images) and all(map(is_val_name, contents.images)))
 
 
 def _join(folder: str, name: str) -> str:

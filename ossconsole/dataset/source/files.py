@@ -18,7 +18,7 @@ import msgspec
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.labels import find_label_file
-from ossconsole.dataset.source.arrangement import Look
+from ossconsole.dataset.source.arrangement import FolderContents
 
 if TYPE_CHECKING:
     import zipfile
@@ -79,7 +79,7 @@ def _open_zip(path: str) -> tuple[zipfile.ZipFile, dict[int, zipfile.ZipInfo]]:
 
 
 MAX_FILE_BYTES = 512 << 20  # of an image file
-LOOKED_AT = 8
+MAX_LISTED_IMAGES = 8
 """Images of a folder whose names decide what the folder is."""
 
 _MAX_DEPTH = 32
@@ -158,8 +158,8 @@ class FolderSource:
         self.starts: list[str] = [""]
         """The folders that are read, relative to `path`; what is in them are class folders."""
 
-    def look(self, folder: str) -> Look:
-        """As Tree.look."""
+    def contents(self, folder: str) -> FolderContents:
+        """As Tree.contents."""
         folders: list[str] = []
         images: list[str] = []
         try:
@@ -168,11 +168,11 @@ class FolderSource:
                     if _is_folder(entry):
                         if not is_hidden(entry.name):
                             folders.append(entry.name)
-                    elif len(images) < LOOKED_AT and is_image_name(entry.name):
+                    elif len(images) < MAX_LISTED_IMAGES and is_image_name(entry.name):
                         images.append(entry.name)
         except OSError:  # `entries` names it
-            return Look()
-        return Look(tuple(sorted(folders)), tuple(images))
+            return FolderContents()
+        return FolderContents(tuple(sorted(folders)), tuple(images))
 
     def names(self, folder: str = "") -> list[str]:
         """The names of what is directly in a folder, folders with a slash. Raises ConsoleError."""

@@ -318,7 +318,7 @@ class Layout:
 def _has_flat_val(tree: Tree, arrangement: Arrangement) -> bool:
     """Whether there are images directly in val/."""
     folders = arrangement.folders() if arrangement.rest == VAL else arrangement.folders_of(VAL)
-    return any(tree.look(folder).images for folder in folders)
+    return any(tree.contents(folder).images for folder in folders)
 
 
 _ARCHIVES = (TarSource, ZipSource, ArchivesSource)

@@ -180,12 +180,12 @@ def _resize(pixels: NDArray[np.uint8], target: tuple[int, int]) -> NDArray[np.ui
 def _blur_sigma(ratio: float) -> float:
     """The sigma for which OpenCV's Gaussian of three pixels has the variance (ratio² - 1) / 6."""
     side = (ratio**2 - 1) / 12  # the weight of each neighbour, below 1/4
-    if side < _LEAST_WEIGHT:
+    if side < _MIN_WEIGHT:
         return _NO_BLUR
     return math.sqrt(-0.5 / math.log(side / (1 - 2 * side)))  # neighbours weigh exp(-0.5 / sigma²) of the centre
 
 
-_LEAST_WEIGHT = 1e-3  # a quarter of a level of 255
+_MIN_WEIGHT = 1e-3  # a quarter of a level of 255
 _NO_BLUR = 1e-3  # 0 would let OpenCV select one
 
 

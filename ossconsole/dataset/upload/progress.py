@@ -9,7 +9,7 @@ import operator
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -202,20 +202,19 @@ class SamplePreview(msgspec.Struct, frozen=True):
 class UploadStats:
     """Counts, times and the newest failures; safe from any thread. Reading it is cheap."""
 
-    def __init__(self, workers: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, workers: int) -> None:
         self.phase = Phase.STARTING
         self.preview: SamplePreview | None = None
         self.retries = 0
         self.counts = Counts()
         self._sending = 0
-        self._clock = clock
         self._lock = threading.Lock()
         self._total_known = False
         self._busy = Busy()
         self._recent: deque[Failure] = deque(maxlen=_RECENT)
         self._workers = [""] * workers
         self._classes: dict[str, int] = {}  # the one counted last at the end
-        self._began = clock()
+        self._began = time.monotonic()
         self._ended: float | None = None
         self._rates = UploadRates(self._began)
 
@@ -223,7 +222,7 @@ class UploadStats:
         """Changes the counts."""
         with self._lock:
             self.counts += change
-            self._rates.mark(self._clock(), self.counts, self._busy)
+            self._rates.mark(time.monotonic(), self.counts, self._busy)
 
     def count_class(self, name: str) -> None:
         """One more sample of the class is in the bucket."""
@@ -269,19 +268,19 @@ class UploadStats:
         """Stops the clock."""
         with self._lock:
             self.phase = phase
-            self._ended = self._clock()
+            self._ended = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Since the start, until the end."""
-        return (self._ended or self._clock()) - self._began
+        return (self._ended or time.monotonic()) - self._began
 
     def snapshot(
         self, *, paused: bool, parallelism: int, bandwidth: float | None, error: str, waiting: str
     ) -> UploadProgress:
         """The figures of this moment."""
         with self._lock:
-            now = self._ended or self._clock()
+            now = self._ended or time.monotonic()
             counts, seconds = self.counts, now - self._began
             rates = self._rates.rates(now, counts, self._busy, workers=len(self._workers), senders=parallelism)
             per_s, bytes_per_s = rates.samples_per_s, rates.bytes_per_s

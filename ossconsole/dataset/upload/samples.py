@@ -47,9 +47,9 @@ _COUNT_BATCH = 500
 class _ExistingManifest:
     """The samples of an earlier manifest, which may be of another source or machine."""
 
-    def __init__(self, job: SampleUpload, found: PrefixState) -> None:
+    def __init__(self, job: SampleUpload, state: PrefixState) -> None:
         self._job = job
-        self._found = found
+        self._found = state
 
     @functools.cached_property
     def _samples(self) -> dict[str, tuple[Sample, str, int]]:

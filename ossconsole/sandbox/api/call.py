@@ -119,6 +119,6 @@ class Call:
         return bytes(body)
 
 
-def xml_reply(document: bytes, *, status: int = 200) -> Reply:
+def xml_reply(document: bytes) -> Reply:
     """A reply with an XML document as its body."""
-    return Reply(status, {"Content-Type": "application/xml"}, document)
+    return Reply(200, {"Content-Type": "application/xml"}, document)

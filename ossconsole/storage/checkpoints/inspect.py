@@ -379,12 +379,8 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_small(value: Any) -> bool:
-    """A number that can be shown: Python refuses to print integers of some thousand digits."""
-    return isinstance(value, (int, float)) and (isinstance(value, float) or abs(value) < 1 << 63) and not _is_nan(value)
-
-
-def _is_nan(value: float) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+    """Whether a number can be shown: not NaN, nor an integer of some thousand digits, which Python refuses to print."""
+    return not math.isnan(value) if isinstance(value, float) else isinstance(value, int) and abs(value) < 1 << 63
 
 
 def _describe_safetensors(file: RangedFile, name: str) -> CheckpointInfo:

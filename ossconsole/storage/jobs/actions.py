@@ -126,13 +126,13 @@ class Delete(Job):
             if not _fits_xml(found.key):
                 self._delete_alone(found)
 
-    def _delete_alone(self, found: ObjectSummary) -> None:
+    def _delete_alone(self, summary: ObjectSummary) -> None:
         try:
-            self._store.delete(found.key)
+            self._store.delete(summary.key)
         except StorageError as error:
-            self.refused(found.key, error, found.size)
+            self.refused(summary.key, error, summary.size)
         else:
-            self.succeed(found.key, found.size)
+            self.succeed(summary.key, summary.size)
 
 
 class Copy(Job):
@@ -171,26 +171,26 @@ class Copy(Job):
         self._keeps_versions = self._reads_versions()
         self.pool(self.counted(objects_of(self._store, self._sources)), self._copy)
 
-    def _copy(self, found: ObjectSummary) -> None:
+    def _copy(self, summary: ObjectSummary) -> None:
         self.check_cancelled()
-        target = self._target + found.key[len(self._base) :]
+        target = self._target + summary.key[len(self._base) :]
 
         def progress(done: int) -> None:
             self.check_cancelled()
-            self.tracker.advance(found.key, done)
+            self.tracker.advance(summary.key, done)
 
         try:
             if self._keeps_versions:
                 self._check_free(target)
-            acl = self._acl(found.key)
-            copy_object(self._store, found, target, acl=acl, replace=self._replace, progress=progress)
+            acl = self._acl(summary.key)
+            copy_object(self._store, summary, target, acl=acl, replace=self._replace, progress=progress)
             if self._move:
-                self._check_copy(found, target, acl)
-                self._store.delete(found.key)
+                self._check_copy(summary, target, acl)
+                self._store.delete(summary.key)
         except StorageError as error:
-            self.refused(found.key, error, found.size)
+            self.refused(summary.key, error, summary.size)
         else:
-            self.succeed(found.key, found.size)
+            self.succeed(summary.key, summary.size)
 
     def _reads_versions(self) -> bool:
         """Whether the bucket keeps versions, or may do so: then OSS overwrites whatever the request forbids."""
@@ -218,27 +218,27 @@ class Copy(Job):
             self.note = "the objects' own ACLs cannot be read: the copies have the bucket's"
             return "default"
 
-    def _check_copy(self, found: ObjectSummary, target: str, acl: str) -> None:
+    def _check_copy(self, summary: ObjectSummary, target: str, acl: str) -> None:
         """Raises StorageError where the copy is not the same, or cannot be encrypted as the source is."""
-        if found.type == SYMLINK:  # its target may have been moved before it
-            same = link_target(self._store, found.key) == link_target(self._store, target)
-            self._keep_unless(same, found, target, "differs from")
+        if summary.type == SYMLINK:  # its target may have been moved before it
+            same = link_target(self._store, summary.key) == link_target(self._store, target)
+            self._keep_unless(same, summary, target, "differs from")
             return
-        source, copied = self._store.head(found.key), self._store.head(target)
+        source, copied = self._store.head(summary.key), self._store.head(target)
         encryption = encryption_of(source)
         if encryption and encryption != encryption_of(copied):
             # The bucket's default has changed since, or another key was named. A request that names the encryption may
             # need rights on the key: only these do.
-            copy_object(self._store, found, target, acl=acl, replace=True, encryption=encryption)
+            copy_object(self._store, summary, target, acl=acl, replace=True, encryption=encryption)
             copied = self._store.head(target)
-            self._keep_unless(encryption == encryption_of(copied), found, target, "is not encrypted as")
-        self._keep_unless((source.size, source.crc64) == (copied.size, copied.crc64), found, target, "differs from")
+            self._keep_unless(encryption == encryption_of(copied), summary, target, "is not encrypted as")
+        self._keep_unless((source.size, source.crc64) == (copied.size, copied.crc64), summary, target, "differs from")
 
     @staticmethod
-    def _keep_unless(same: bool, found: ObjectSummary, target: str, how: str) -> None:
+    def _keep_unless(same: bool, summary: ObjectSummary, target: str, how: str) -> None:
         if not same:
             raise StorageError(
-                f"{safe_text(target)} {how} {safe_text(found.key)}, so the original was kept.", remedy="Try again."
+                f"{safe_text(target)} {how} {safe_text(summary.key)}, so the original was kept.", remedy="Try again."
             )
 
 
@@ -315,33 +315,33 @@ class Restore(Job):
         """Requests the restore of every archived object."""
         self.pool(self.counted(objects_of(self._store, self._sources)), self._restore)
 
-    def _restore(self, found: ObjectSummary) -> None:
-        archived = found.storage_class in ARCHIVED
+    def _restore(self, summary: ObjectSummary) -> None:
+        archived = summary.storage_class in ARCHIVED
         try:
-            fresh = archived and self._request(found)
+            fresh = archived and self._request(summary)
         except StorageError as error:
-            self.refused(found.key, error, found.size)
+            self.refused(summary.key, error, summary.size)
             return
         with self._counting:
             self.requested += fresh
             self.in_progress += archived and not fresh
             if archived:
-                self.classes.add(found.storage_class)
-        self.succeed(found.key, found.size, skipped=not archived)
+                self.classes.add(summary.storage_class)
+        self.succeed(summary.key, summary.size, skipped=not archived)
 
-    def _request(self, found: ObjectSummary) -> bool:
+    def _request(self, summary: ObjectSummary) -> bool:
         """False when an earlier request is still in progress."""
         import oss2
 
         parameters = None
-        if tiers := RESTORE_TIERS.get(found.storage_class):
+        if tiers := RESTORE_TIERS.get(summary.storage_class):
             tier = self.tier if self.tier in tiers else RestoreTier.STANDARD
             parameters = oss2.models.RestoreJobParameters(tier.value)
         # Days are marked as required; the cold classes take a tier, and an Archive object must not have one.
         wanted = oss2.models.RestoreConfiguration(days=self._days, job_parameters=parameters)
-        action = f"restoring {self._store.uri(safe_text(found.key))}"
+        action = f"restoring {self._store.uri(safe_text(summary.key))}"
         try:
-            self._store.call(action, lambda: self._store.sdk.restore_object(found.key, input=wanted))
+            self._store.call(action, lambda: self._store.sdk.restore_object(summary.key, input=wanted))
         except StorageError as error:
             if error.code == "RestoreAlreadyInProgress":
                 return False

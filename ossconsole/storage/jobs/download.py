@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import fastcrc
 import msgspec
@@ -53,16 +54,12 @@ def local_component(name: str) -> str:
         return "%2E" * len(name)
     encoded = _LOOKS_ENCODED.sub("%25", name)
     if not encoded.isprintable():
-        encoded = "".join(c if c.isprintable() else _percent(c) for c in encoded)
+        encoded = "".join(c if c.isprintable() else quote(c, errors="surrogatepass") for c in encoded)
     raw = encoded.encode()
     if len(raw) <= _MAX_COMPONENT_BYTES:
         return encoded
     digest = hashlib.sha256(raw).hexdigest()[:16]
     return raw[:_KEPT_BYTES].decode(errors="ignore") + "~" + digest
-
-
-def _percent(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
 def check_inside(folder: Path, path: Path) -> None:

@@ -156,12 +156,12 @@ class SyncComparison(Job):
         keys = {self._prefix + file.name: file for file in files.values()}
         return [self._pair(keys.get(key), *by_key.get(key, (None, None))) for key in {**by_key, **keys}]
 
-    def _pair(self, file: LocalFile | None, item: DownloadItem | None, found: ObjectSummary | None) -> _Pair:
+    def _pair(self, file: LocalFile | None, item: DownloadItem | None, summary: ObjectSummary | None) -> _Pair:
         up = self._direction is Direction.UPLOAD
-        size = file.size if file and (up or found is None) else found.size if found else 0
+        size = file.size if file and (up or summary is None) else summary.size if summary else 0
         key = item.key if item else self._prefix + (file.name if file else "")
         path = file.path if file else item.path if item else self._folder
-        return _Pair(key, path, size, file, found)
+        return _Pair(key, path, size, file, summary)
 
     def _objects(self) -> list[tuple[DownloadItem, ObjectSummary]]:
         found = []
@@ -237,18 +237,18 @@ class SyncComparison(Job):
         has_source = (source is not None) == (self._direction is Direction.UPLOAD)
         return SyncDifference.NEW if has_source else SyncDifference.EXTRA
 
-    def _same(self, file: LocalFile, found: ObjectSummary) -> bool:
-        if found.type == SYMLINK:  # a listing has the size of the link
-            info = self._store.head(found.key)
+    def _same(self, file: LocalFile, summary: ObjectSummary) -> bool:
+        if summary.type == SYMLINK:  # a listing has the size of the link
+            info = self._store.head(summary.key)
             return info.size == file.size and info.crc64 == file_crc64(file.path)
-        if found.size != file.size:
+        if summary.size != file.size:
             return False
         # A download sets the time of the object, a whole second; a file written in that second has parts of it.
-        if file.path.stat().st_mtime_ns == found.modified * 10**9:
+        if file.path.stat().st_mtime_ns == summary.modified * 10**9:
             return True
-        if found.md5 and found.md5 == _md5(file.path, self.check_cancelled):
+        if summary.md5 and summary.md5 == _md5(file.path, self.check_cancelled):
             return True
-        return self._store.head(found.key).crc64 == file_crc64(file.path)
+        return self._store.head(summary.key).crc64 == file_crc64(file.path)
 
 
 class DeleteFiles(Job):

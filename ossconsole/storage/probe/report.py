@@ -147,7 +147,7 @@ class StepRunner:
         self,
         stage: ProbeStage,
         status: StepStatus,
-        found: ProbeResult,
+        result: ProbeResult,
         began: float = 0.0,
         error: ConsoleError | None = None,
     ) -> None:
@@ -156,13 +156,13 @@ class StepRunner:
             kind=self._kind,
             stage=stage,
             status=status,
-            detail=found.detail if isinstance(found, ProbeWarning) else str(found),
-            remedy=found.remedy if isinstance(found, ProbeWarning) else "",
+            detail=result.detail if isinstance(result, ProbeWarning) else str(result),
+            remedy=result.remedy if isinstance(result, ProbeWarning) else "",
             seconds=time.monotonic() - began if began else 0.0,
             code=refused.code if refused else "",
             ec=refused.ec if refused else "",
             request_id=refused.request_id if refused else "",
-            figures=found if isinstance(found, Figures) else None,
+            figures=result if isinstance(result, Figures) else None,
         )
         self.done.append(step)
         self._on_step(step)

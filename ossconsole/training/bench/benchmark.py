@@ -21,7 +21,7 @@ from ossconsole.storage.accelerator import find_accelerator
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.actions import presigned_url
 from ossconsole.telemetry.cache import SingleTimes
-from ossconsole.telemetry.compare import LOOKS, Conditions, installed_versions
+from ossconsole.telemetry.compare import LOOKS, Conditions, installed_versions, next_look
 from ossconsole.telemetry.events import Step
 from ossconsole.telemetry.measure import Ceiling
 from ossconsole.telemetry.visits import EndpointWindow, Waiting, decode_share
@@ -103,10 +103,6 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     mount: Path | None = None
 
 
-def _next_look(number: int) -> int:
-    return next((look for look in LOOKS if look > number), LOOKS[-1])
-
-
 class Bench:
     """Runs the benchmark; `on_event` gets each reading and limit at once. Raises ConsoleError."""
 
@@ -186,7 +182,7 @@ class Bench:
                 self._measure_limits(last)
             if self._settings.until_decided and number in LOOKS:
                 undecided = [cell for cell in undecided if not decided(self._row(cell))]
-                if (time.monotonic() - begun) / number * _next_look(number) > _PATIENCE_S:
+                if (time.monotonic() - begun) / number * next_look(number) > _PATIENCE_S:
                     break
         if self._settings.limits and number > 1:
             self._measure_limits(last)

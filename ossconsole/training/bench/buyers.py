@@ -52,7 +52,7 @@ class SizeRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuyersTable(msgspec.Struct, frozen=True, kw_only=True):
-    """The table. `samples_mb` has the bytes of a sample by format, in MB; `notes` say what its labels mean."""
+    """The table. `sample_bytes` has the mean bytes of a sample by format; `notes` say what its labels mean."""
 
     workload: str
     rows: tuple[SizeRow, ...]
@@ -164,7 +164,7 @@ def _notes(dataset: DatasetFacts, measured: Measured | None) -> tuple[str, ...]:
     if not dataset.sharded:
         limits += f", and {REQUESTS_PER_S:,} requests/s of an account, one for each sample"
     notes = [
-        f"documented: from {limits}; an accelerator is fed where its AU reaches {MIN_AU:.0%}.".replace("%", " %"),
+        f"documented: from {limits}; an accelerator is fed where its AU reaches {MIN_AU * 100:.0f} %.",
         "extrapolated: an estimated size of JPEGs, or the measured share of the documented rate at other sizes.",
         f"Cost: an estimate from the list price in Beijing, CNY {CNY_PER_GB_MONTH} per GB and month.",
     ]
@@ -186,9 +186,9 @@ def origins(rows: Sequence[SizeRow]) -> set[Origin]:
     return {feed.origin for row in rows for feed in row.feeds}
 
 
-def buyers_section(found: BuyersTable, title: str = "") -> Section:
+def buyers_section(table: BuyersTable, title: str = "") -> Section:
     """The table as a section of a report; its title names the workload where none is given."""
-    header = ("size", "MB/s", *found.sample_bytes, "CNY/month (estimated)")
+    header = ("size", "MB/s", *table.sample_bytes, "CNY/month (estimated)")
     rows = [
         (
             sized(row.quota_gb),
@@ -196,9 +196,9 @@ def buyers_section(found: BuyersTable, title: str = "") -> Section:
             *(f"{feed.accelerators:,}{'+' if feed.or_more else ''} {feed.origin}" for feed in row.feeds),
             f"{row.cny_per_month:,.0f}",
         )
-        for row in found.rows
+        for row in table.rows
     ]
-    sizes = ", ".join(f"{name} {size / 1e3:,.1f} KB" for name, size in found.sample_bytes.items())
-    notes = Text([f"Bytes of a sample: {sizes}.", *found.notes])
-    title = title or f"Accelerators of {found.workload} that an OSS accelerator feeds"
+    sizes = ", ".join(f"{name} {size / 1e3:,.1f} KB" for name, size in table.sample_bytes.items())
+    notes = Text([f"Bytes of a sample: {sizes}.", *table.notes])
+    title = title or f"Accelerators of {table.workload} that an OSS accelerator feeds"
     return Section(title, [Table(header, rows), notes])

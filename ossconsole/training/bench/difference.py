@@ -21,7 +21,7 @@ from ossconsole.telemetry.compare import TARGET
 
 _Floats = npt.NDArray[np.float64]
 
-LEAST = 3
+MIN_READINGS = 3
 """Readings of each side below which there is no interval."""
 
 ERROR = 0.05
@@ -60,7 +60,7 @@ def differences(first: Mapping[str, Sequence[float]], second: Mapping[str, Seque
     """
     both = [what for what in first if first[what] and second.get(what)]
     pairs = {what: (_Series(first[what]), _Series(second[what])) for what in both}
-    enough = [pair for pair in pairs.values() if min(len(side.logs) for side in pair) >= LEAST]
+    enough = [pair for pair in pairs.values() if min(len(side.logs) for side in pair) >= MIN_READINGS]
     likely = _PRIOR + sum((side.likelihood for pair in enough for side in pair if side.varies), np.zeros(1))
     weights = np.exp(likely - likely.max())
     error = ERROR / max(1, len(enough))
@@ -68,7 +68,9 @@ def differences(first: Mapping[str, Sequence[float]], second: Mapping[str, Seque
 
 
 def _difference(what: str, first: _Series, second: _Series, weights: _Floats, error: float) -> Difference:
-    mean, other = (float(weights @ side.means) if len(side.logs) >= LEAST else side.mean for side in (first, second))
+    mean, other = (
+        float(weights @ side.means) if len(side.logs) >= MIN_READINGS else side.mean for side in (first, second)
+    )
     found = Difference(
         what=what,
         first=math.exp(mean),
@@ -76,7 +78,7 @@ def _difference(what: str, first: _Series, second: _Series, weights: _Floats, er
         verdict=Verdict.TOO_FEW,
         ratio=math.exp(other - mean),
     )
-    if min(len(first.logs), len(second.logs)) < LEAST:
+    if min(len(first.logs), len(second.logs)) < MIN_READINGS:
         return found
     low = high = other - mean
     if first.varies or second.varies:

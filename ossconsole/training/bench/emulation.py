@@ -52,7 +52,7 @@ _CLOSE = 0.03  # to the least AU: such a trial is repeated, and the mean counts
 _REPEATS = 3  # trials at most
 _AHEAD = 2  # batches for each reader that are read ahead when a trial ends
 _MEMORY_PER_ACCELERATOR = 600_000_000  # bytes: torch in its process, besides the batch buffers (seen with 2.14)
-_MOST = 64
+_MAX_ACCELERATORS = 64
 
 
 class EmulationSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,7 +264,7 @@ class Emulation:
         settings = self._settings
         row_bytes = max(1, int(self._bytes_per_sample), 3 * self._data.image_size(0) ** 2)
         buffers = settings.workload.batch_size * row_bytes * 4 * (settings.workers + 2)
-        return max(1, min(_MOST, free_memory() // (_MEMORY_PER_ACCELERATOR + buffers)))
+        return max(1, min(_MAX_ACCELERATORS, free_memory() // (_MEMORY_PER_ACCELERATOR + buffers)))
 
     def _try(self, path: _Path, number: int, round_: int) -> None:
         """One trial, after the calibration of that number and the first read of its samples.
@@ -435,19 +435,19 @@ def path_result(path: str, trials: Sequence[Trial], calibrated: Mapping[int, flo
     if failed is None:
         return PathResult(path=path, accelerators=best, limit="", words=f"{words}; more were not tried.", fed=fed)
     limit, why = _limit(failed)
-    reached = f"{failed.accelerators} would reach an AU of {failed.sustained_au:.0%}".replace("%", " %")
+    reached = f"{failed.accelerators} would reach an AU of {failed.sustained_au * 100:.0f} %"
     return PathResult(path=path, accelerators=best, limit=limit, words=f"{words}; {reached}: {why}.", fed=fed)
 
 
 def _limit(failed: Fed) -> tuple[str, str]:
     """What limits a number that failed, and the reason in words."""
     if failed.calibrated_au < CALIBRATED_AU:
-        why = f"its AU is {failed.calibrated_au:.1%} with a buffer that is always full"
+        why = f"its AU is {failed.calibrated_au * 100:.1f} % with a buffer that is always full"
     elif failed.readers_busy >= _BUSY:
-        why = f"its readers ran or waited for a processor {failed.readers_busy:.0%} of the time"
+        why = f"its readers ran or waited for a processor {failed.readers_busy * 100:.0f} % of the time"
     else:
         return "storage", "the storage is the limit"
-    return "host", f"this host is the limit, {why}".replace("%", " %")
+    return "host", f"this host is the limit, {why}"
 
 
 def _warm_trials(trials: Sequence[Trial]) -> list[Trial]:
@@ -485,13 +485,13 @@ def _best(result: PathResult) -> Fed | None:
     return passed[-1] if passed else next(iter(result.fed), None)
 
 
-def dlio_names(found: Fed, bytes_per_sample: float) -> dict[str, float | str]:
+def dlio_names(fed: Fed, bytes_per_sample: float) -> dict[str, float | str]:
     """The figures under the names of DLIO's `summary.json`; MB/s are MiB/s of samples of the mean size, as there."""
     return {
-        "num_accelerators": found.accelerators,
-        "train_au_mean_percentage": found.au * 100,
-        "train_au_stdev_percentage": found.au_sigma * 100,
-        "train_au_meet_expectation": "success" if found.au >= MIN_AU else "fail",
-        "train_throughput_mean_samples_per_second": found.samples_per_s,
-        "train_io_mean_MB_per_second": found.samples_per_s * bytes_per_sample / 2**20,
+        "num_accelerators": fed.accelerators,
+        "train_au_mean_percentage": fed.au * 100,
+        "train_au_stdev_percentage": fed.au_sigma * 100,
+        "train_au_meet_expectation": "success" if fed.au >= MIN_AU else "fail",
+        "train_throughput_mean_samples_per_second": fed.samples_per_s,
+        "train_io_mean_MB_per_second": fed.samples_per_s * bytes_per_sample / 2**20,
     }

@@ -115,7 +115,7 @@ def _compared(row: ResultRow) -> list[tuple[str, str]]:
     return ratios + mount
 
 
-_MOST_CHARTS = 6  # on a page that prints on two sheets
+_MAX_CHARTS = 6  # on a page that prints on two sheets
 
 
 def _rounds(bench: SavedBench) -> list[Chart]:
@@ -127,7 +127,7 @@ def _rounds(bench: SavedBench) -> list[Chart]:
     drawn = {title: points for title, points in found.items() if len(points) > 2}
     return [
         Chart(title, [float(number) for number, _ in points], [rate for _, rate in points], "round")
-        for title, points in list(drawn.items())[:_MOST_CHARTS]
+        for title, points in list(drawn.items())[:_MAX_CHARTS]
     ]
 
 
@@ -139,14 +139,14 @@ def _ms(times: Quantiles) -> tuple[str, str, str]:
     return f"{times.p50 * 1e3:,.1f}", f"{times.p95 * 1e3:,.1f}", f"{times.p99 * 1e3:,.1f}"
 
 
-def emulation_figures(found: Fed) -> tuple[str, ...]:
+def emulation_figures(fed: Fed) -> tuple[str, ...]:
     """For a table: AU, its deviation, the sustained AU, the cold AU, samples/s, MB/s, the AU with a full buffer."""
     return (
-        *(f"{share * 100:.1f} %" for share in (found.au, found.au_sigma, found.sustained_au)),
-        "" if found.cold_au is None else f"{found.cold_au * 100:.1f} %",
-        f"{found.samples_per_s:,.1f}",
-        f"{found.bytes_per_s / 1e6:,.1f}",
-        f"{found.calibrated_au * 100:.1f} %",
+        *(f"{share * 100:.1f} %" for share in (fed.au, fed.au_sigma, fed.sustained_au)),
+        "" if fed.cold_au is None else f"{fed.cold_au * 100:.1f} %",
+        f"{fed.samples_per_s:,.1f}",
+        f"{fed.bytes_per_s / 1e6:,.1f}",
+        f"{fed.calibrated_au * 100:.1f} %",
     )
 
 
@@ -203,19 +203,19 @@ def _checkpoints(summary: CheckpointSummary) -> Section:
     return Section("Seconds", [Table(("", "median", "lowest", "highest", "rounds"), rows, note=note)])
 
 
-def _provenance(found: Provenance) -> Sequence[tuple[str, str]]:
-    size = sized(found.accelerator_gb) if found.accelerator_gb else ""
+def _provenance(provenance: Provenance) -> Sequence[tuple[str, str]]:
+    size = sized(provenance.accelerator_gb) if provenance.accelerator_gb else ""
     known = {
-        "command": found.command,
-        "dataset": f"oss://{found.bucket}/{found.dataset}" if found.bucket else "",
-        "mount": found.mount,
-        "endpoints": ", ".join(f"{name} {host}" for name, host in found.endpoints.items() if host),
-        "region, zone": ", ".join(part for part in (found.region, found.zone) if part),
+        "command": provenance.command,
+        "dataset": f"oss://{provenance.bucket}/{provenance.dataset}" if provenance.bucket else "",
+        "mount": provenance.mount,
+        "endpoints": ", ".join(f"{name} {host}" for name, host in provenance.endpoints.items() if host),
+        "region, zone": ", ".join(part for part in (provenance.region, provenance.zone) if part),
         "accelerator": size,
-        "instance": found.instance_type,
-        "processor": f"{found.processor}, {counted(found.cores, 'core')}, {found.memory_gb:,.1f} GB",
-        "network": found.nic,
-        "versions": ", ".join(f"{name} {version}" for name, version in found.versions.items()),
-        "system": f"Python {found.python}, Linux {found.kernel}",
+        "instance": provenance.instance_type,
+        "processor": f"{provenance.processor}, {counted(provenance.cores, 'core')}, {provenance.memory_gb:,.1f} GB",
+        "network": provenance.nic,
+        "versions": ", ".join(f"{name} {version}" for name, version in provenance.versions.items()),
+        "system": f"Python {provenance.python}, Linux {provenance.kernel}",
     }
     return [(label, value) for label, value in known.items() if value]

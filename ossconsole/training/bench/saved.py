@@ -255,14 +255,14 @@ def _nic() -> str:
     return ", ".join([*parts, *([f"{speed:,} Mbit/s"] if speed > 0 else [])])
 
 
-def saved_now(name: str, found: Provenance, events: Sequence[object]) -> SavedBench:
+def saved_now(name: str, provenance: Provenance, events: Sequence[object]) -> SavedBench:
     """A benchmark from its events, the last of which is the summary."""
     summary = events[-1]
     assert isinstance(summary, BenchSummary | EmulationSummary | CheckpointSummary)  # noqa: S101
     return SavedBench(
         name=name,
         saved=time.time(),
-        provenance=found,
+        provenance=provenance,
         summary=summary,
         readings=tuple(each for each in events if isinstance(each, Reading)),
         trials=tuple(each for each in events if isinstance(each, Trial)),

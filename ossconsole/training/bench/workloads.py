@@ -133,24 +133,24 @@ NOT_A_RESULT = (
 _RESNET_RECORD = 150_528  # bytes, `record_length_bytes_resize` of DLIO's resnet50
 
 
-def unmet_rules(found: RuleCheck, workload: str) -> Sequence[str]:
+def unmet_rules(check: RuleCheck, workload: str) -> Sequence[str]:
     """The conditions of the rules of MLPerf Storage that a measurement does not meet, one sentence each."""
-    needed = RULES_STEPS * found.batch_size * found.accelerators
+    needed = RULES_STEPS * check.batch_size * check.accelerators
     unmet = []
-    if found.steps < RULES_STEPS:
-        unmet.append(f"Each accelerator did {counted(found.steps, 'step')}; the rules require {RULES_STEPS}.")
-    if found.samples < needed:
+    if check.steps < RULES_STEPS:
+        unmet.append(f"Each accelerator did {counted(check.steps, 'step')}; the rules require {RULES_STEPS}.")
+    if check.samples < needed:
         unmet.append(
-            f"The dataset has {found.samples:,} training samples; the rules require {needed:,} "
-            f"({RULES_STEPS} steps of {found.accelerators} x {found.batch_size})."
+            f"The dataset has {check.samples:,} training samples; the rules require {needed:,} "
+            f"({RULES_STEPS} steps of {check.accelerators} x {check.batch_size})."
         )
-    if found.rounds < RULES_ROUNDS:
+    if check.rounds < RULES_ROUNDS:
         unmet.append(
-            f"Each number was tried {counted(found.rounds, 'time')}; the rules require {RULES_ROUNDS}, and a warm-up."
+            f"Each number was tried {counted(check.rounds, 'time')}; the rules require {RULES_ROUNDS}, and a warm-up."
         )
-    if workload.startswith("resnet50") and round(found.bytes_per_sample) != _RESNET_RECORD:
+    if workload.startswith("resnet50") and round(check.bytes_per_sample) != _RESNET_RECORD:
         unmet.append(
-            f"A sample has {found.bytes_per_sample:,.0f} bytes on average; DLIO's resnet50 reads {_RESNET_RECORD:,} "
+            f"A sample has {check.bytes_per_sample:,.0f} bytes on average; DLIO's resnet50 reads {_RESNET_RECORD:,} "
             "(image-u8 at 224 px)."
         )
     if workload not in WORKLOADS or workload.startswith("resnet50"):
@@ -158,6 +158,6 @@ def unmet_rules(found: RuleCheck, workload: str) -> Sequence[str]:
     unmet.append(
         "The dataset is not compared with 5 times the memory of the host: the connector does not use the page cache."
     )
-    if found.simulated:
+    if check.simulated:
         unmet.append("The storage is simulated on this machine.")
     return unmet

@@ -352,19 +352,19 @@ def resume(
         context.info(f"The peak learning rate is now {context.settings.learning_rate:g}.")
 
 
-def _difference(name: str, found: object, wanted: object) -> str:
+def _difference(name: str, value: object, expected: object) -> str:
     """The text after "written with"."""
     if name == "model_name":
-        return f"the model {found}; this run has {wanted}"
+        return f"the model {value}; this run has {expected}"
     if name == "freeze":
-        return f"--freeze {found}; this run has {wanted}"
+        return f"--freeze {value}; this run has {expected}"
     if name == "classes":
-        was, has = (len(each) if isinstance(each, Sized) else 0 for each in (found, wanted))
+        was, has = (len(each) if isinstance(each, Sized) else 0 for each in (value, expected))
         return f"{counted(was, 'class', 'classes')}; this dataset has {'others' if was == has else has}"
     if name == "samples":
-        return f"{found} training samples; this run has {wanted}, without those held out (--val-split)"
+        return f"{value} training samples; this run has {expected}, without those held out (--val-split)"
     shown = "a batch size (of all processes)" if name == "batch_size" else f"the {name.replace('_', ' ')}"
-    return f"{shown} of {found}; this run has {wanted}"
+    return f"{shown} of {value}; this run has {expected}"
 
 
 def _own_checkpoint(context: RunContext, store: ObjectStore) -> str:

@@ -27,7 +27,7 @@ from ossconsole.storage.checkpoints.inspect import CheckpointError, inspect_chec
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.multipart import abort_upload, list_uploads
-from ossconsole.storage.retry import NO_RETRY, RetryPolicy, Wait
+from ossconsole.storage.retry import NO_RETRY, RetryPolicy
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import record_path, summarise
 from ossconsole.training.child import become_child, spawn
@@ -274,7 +274,7 @@ class CheckpointStore:
                 raise (self._refusal(key) or own) from error
 
         try:
-            _WRITES.run(attempt, _sleep)
+            _WRITES.run(attempt, lambda wait: time.sleep(wait.seconds))
         except StorageError as error:
             if error.retriable:
                 self._maybe_partial.append(key)
@@ -351,10 +351,6 @@ class CheckpointStore:
                     self._written.remove(key)
         except StorageError as error:
             self._on_warning(f"An old checkpoint was not deleted: {error.message}", error.remedy)
-
-
-def _sleep(wait: Wait) -> None:
-    time.sleep(wait.seconds)
 
 
 class CheckpointWriter:

@@ -32,7 +32,7 @@ GPU_BATCHES = (256, 128, 64, 32)
 _FIT = 0.7  # share of a GPU's memory for a batch; the rest is for cuDNN's workspaces, a context and other processes
 _STATE_COPIES = 4  # of the weights: themselves, gradients, momentum, average
 _STEP = 32  # px; every model takes multiples of it from some size on, those of vit_h_14 excepted
-_LARGEST = 1024  # px
+_MAX_SIZE = 1024  # px
 
 
 def build_model(
@@ -107,7 +107,7 @@ def check_image_size(name: str, size: int) -> None:
     """Raises SettingsError when a model does not take images of `size` px; the remedy has a size that it takes."""
     if _takes(name, size):
         return
-    larger = range(size - size % _STEP + _STEP, _LARGEST + 1, _STEP)
+    larger = range(size - size % _STEP + _STEP, _MAX_SIZE + 1, _STEP)
     fits = next((each for each in larger if _takes(name, each)), None)
     raise SettingsError(
         f"The model {name} does not take images of {size} px.",

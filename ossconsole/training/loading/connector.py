@@ -86,8 +86,8 @@ class _KeyFile:
     def _follow(self) -> None:
         while True:
             end = self._key.expiration
-            left_s = _LONGEST_PAUSE_S if end is None else (end - utc_now()).total_seconds() / 20
-            time.sleep(min(max(left_s, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
+            left_s = _MAX_PAUSE_S if end is None else (end - utc_now()).total_seconds() / 20
+            time.sleep(min(max(left_s, _MIN_PAUSE_S), _MAX_PAUSE_S))
             try:
                 found = self._source()
             except ConsoleError:  # the requests with the old key report it
@@ -105,7 +105,7 @@ class _KeyFile:
         return descriptor
 
 
-_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+_MIN_PAUSE_S, _MAX_PAUSE_S = 0.2, 10.0
 
 
 @functools.lru_cache

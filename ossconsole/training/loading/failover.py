@@ -24,7 +24,7 @@ FAILURES = 2
 LOST_READERS = 5
 """Readers in a row that died on one batch while the endpoint answers, before the run pauses or ends."""
 
-_FIRST_PROBE_S, _LONGEST_PROBE_S = 1.0, 15.0  # time between two probes of a failing endpoint
+_FIRST_PROBE_S, _MAX_PROBE_S = 1.0, 15.0  # time between two probes of a failing endpoint
 _PROBE_TIMEOUT_S = 5.0
 
 
@@ -170,7 +170,7 @@ class FailoverLoader:
             return False
         self._context.warn(f"{message} Waiting at most {until - time.monotonic():.0f} s for it.", remedy)
         while not context.controls.stopping.wait(min(self._probe_wait_s, max(0.0, until - time.monotonic()))):
-            self._probe_wait_s = min(_LONGEST_PROBE_S, self._probe_wait_s * 1.5)
+            self._probe_wait_s = min(_MAX_PROBE_S, self._probe_wait_s * 1.5)
             self._on_pause()
             if context.controls.endpoint is not kind or self._probe(kind, self._first_key) is None:
                 return True

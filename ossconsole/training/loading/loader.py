@@ -115,9 +115,9 @@ class BatchLoader:
         transform = sample_transform(settings, data)
         row_bytes = transform.row_bytes
         slots = slot_count(settings, row_bytes, free_bytes=free_memory() // sharing)
-        self._most_ahead = slots - _IN_USE
-        self._least_ahead = min(self._most_ahead, QUEUED * self._workers)
-        self.ahead = self._least_ahead
+        self._max_ahead = slots - _IN_USE
+        self._min_ahead = min(self._max_ahead, QUEUED * self._workers)
+        self.ahead = self._min_ahead
         shape = (slots, settings.batch_size, row_bytes)
         self._free = deque(range(slots))
         self._used: deque[int] = deque()
@@ -246,12 +246,12 @@ class BatchLoader:
         if not ready:
             self._calm = 0
             if self._idled and len(self._requested) >= self.ahead:
-                self.ahead = min(self._most_ahead, self.ahead + self._workers)
+                self.ahead = min(self._max_ahead, self.ahead + self._workers)
         elif len(self._ready) >= self.ahead - self._workers:
             self._calm += 1
             if self._calm >= _CALM_BATCHES:
                 self._calm = 0
-                self.ahead = max(self._least_ahead, self.ahead - 1)
+                self.ahead = max(self._min_ahead, self.ahead - 1)
         self._idled = False
 
     def _batch(self, request: BatchRequest, result: ReadResult, wait_s: float, *, readers_idle: bool) -> Batch:

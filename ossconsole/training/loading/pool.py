@@ -267,7 +267,7 @@ class SingleSamples:
         except ConsoleError as error:
             self._pause(str(error))
             return
-        self._single.rows_of(0, 1)[:] = request.indices[-1]
+        self._single_share.rows_of(0, 1)[:] = request.indices[-1]
         pool.send(ReadRequest(request.number, 0, request.split, request.epoch, 1))
         self._reading, self._since_last = True, 0
 
@@ -295,8 +295,8 @@ class SingleSamples:
         with contextlib.ExitStack() as resources:
             rows = resources.enter_context(contextlib.closing(SharedBuffer(8)))
             buffer = resources.enter_context(contextlib.closing(SharedBuffer(row_bytes)))
-            self._single = dataclasses.replace(self._share, buffer=buffer, rows=rows, shape=(1, 1, row_bytes))
-            self._pool = pool = ReaderPool(self._connector, self._single, workers=1, deadline_s=self._deadline_s)
+            self._single_share = dataclasses.replace(self._share, buffer=buffer, rows=rows, shape=(1, 1, row_bytes))
+            self._pool = pool = ReaderPool(self._connector, self._single_share, workers=1, deadline_s=self._deadline_s)
             resources.callback(pool.close)
             self._resources = resources.pop_all()
         return pool

@@ -21,7 +21,7 @@ from ossconsole.training.loading.shared_memory import EndpointSwitch, SharedBuff
 
 _TARS_OPEN = 1024  # an open one takes 2 KB; the first read of one takes 20 ms of CPU more than later ones (1.2.3)
 
-_MOST_KEPT = 32 << 20  # bytes of memory that is not used; windows of large batches can have more
+_MAX_KEPT_BYTES = 32 << 20  # bytes of memory that is not used; windows of large batches can have more
 
 _ERRNO = re.compile(r"\berrno=(\d+)")  # in the messages of the connector 1.2.3, which has no other sign of the cause
 
@@ -97,7 +97,7 @@ class RangeFetcher:
         whole = self._in_use.pop(memory)
         self._fetched = {key: found for key, found in self._fetched.items() if key[0] != memory}
         kept = self._unused
-        if not self._pending[memory] and len(whole) <= _MOST_KEPT and (kept is None or len(kept[1]) < len(whole)):
+        if not self._pending[memory] and len(whole) <= _MAX_KEPT_BYTES and (kept is None or len(kept[1]) < len(whole)):
             self._unused = memory, whole
             if kept is None:
                 return

@@ -26,7 +26,7 @@ from ossconsole.training.loading.connector import ConnectorSettings, EndpointFai
 from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.range_fetcher import RangeFetcher
 from ossconsole.training.loading.shard_windows import ShardWindows
-from ossconsole.training.loading.shared_memory import EndpointSwitch, SampleTable, SharedBuffer, Wanted
+from ossconsole.training.loading.shared_memory import EndpointSwitch, SampleInfo, SampleTable, SharedBuffer
 from ossconsole.training.plan import Split, Window
 
 RETRIES = RetryPolicy(attempts=3, first_wait_s=0.5, longest_wait_s=5.0)
@@ -112,7 +112,7 @@ class _Prefetched(NamedTuple):
     """A batch being fetched while the previous one is read; `at` is on the clock of `time.perf_counter`."""
 
     request: ReadRequest
-    wanted: Wanted
+    samples: SampleInfo
     endpoint: EndpointKind
     objects: Iterator[Any]
     at: float
@@ -166,11 +166,11 @@ class SampleReader:
         two batches.
         """
         prefetched = self._prefetched
-        wanted = (
-            prefetched.wanted if prefetched is not None and prefetched.request is request else self._look_up(request)
+        samples = (
+            prefetched.samples if prefetched is not None and prefetched.request is request else self._look_up(request)
         )
         attempt = _Attempt(
-            request, wanted, self._slots[request.slot], self._share.transform, compare_etags=self._compare_etags
+            request, samples, self._slots[request.slot], self._share.transform, compare_etags=self._compare_etags
         )
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(EndpointFailedError),
@@ -203,7 +203,7 @@ class SampleReader:
                 objects = (
                     prefetched.objects
                     if prefetched
-                    else self._objects(attempt.endpoint, attempt.wanted, attempt.missing)
+                    else self._objects(attempt.endpoint, attempt.samples, attempt.missing)
                 )
                 for obj in objects:
                     attempt.take(obj)
@@ -223,22 +223,22 @@ class SampleReader:
         self._upcoming = request = self._upcoming or next_request()
         if request is None or not request.samples:
             return
-        wanted = self._look_up(request)
+        samples = self._look_up(request)
         kind, at = self._switch.endpoint, time.perf_counter()
         with contextlib.suppress(RuntimeError):  # it fails again in its turn, and is reported then
-            objects = self._objects(kind, wanted, list(range(request.samples)))
-            self._prefetched = _Prefetched(request, wanted, kind, objects, at)
+            objects = self._objects(kind, samples, list(range(request.samples)))
+            self._prefetched = _Prefetched(request, samples, kind, objects, at)
 
     def _read_window(self, attempt: _Attempt, window: Window) -> None:
         request, windows = attempt.request, self._windows
         assert windows is not None  # noqa: S101 - the pool gives the reader of shards a fetcher
-        rows = attempt.wanted.rows[attempt.missing]
+        rows = attempt.samples.rows[attempt.missing]
         for data in windows.read(request.lane, window, attempt.endpoint, rows, next_window=request.next_window):
             attempt.take_member(data)
         if attempt.failures:
             windows.forget(request.lane)
 
-    def _look_up(self, request: ReadRequest) -> Wanted:
+    def _look_up(self, request: ReadRequest) -> SampleInfo:
         return self._share.samples.look_up(request.split, self._share.rows_of(request.slot, request.samples))
 
     def _connector(self, kind: EndpointKind) -> Any:
@@ -247,7 +247,7 @@ class SampleReader:
             self._opened[kind] = self._settings.open(kind, number=self._number, total=self._workers)
         return self._opened[kind]
 
-    def _objects(self, kind: EndpointKind, wanted: Wanted, positions: list[int]) -> Iterator[Any]:
+    def _objects(self, kind: EndpointKind, samples: SampleInfo, positions: list[int]) -> Iterator[Any]:
         """The connector's objects at `positions`, in that order; they are fetched concurrently and ahead.
 
         `OssMapDataset.__getitems__` makes this call. That class is not used, because it holds every object of the
@@ -255,7 +255,7 @@ class SampleReader:
         """
         bucket = self._settings.profile.bucket
         objects = [
-            native().new_data_object(f"oss://{bucket}/{wanted.keys[position]}", int(wanted.sizes[position]), "")
+            native().new_data_object(f"oss://{bucket}/{samples.keys[position]}", int(samples.sizes[position]), "")
             for position in positions
         ]
         fetched: Iterator[Any] = self._connector(kind).list_from_uris(objects, True, True)  # prefetch, include errors
@@ -271,7 +271,7 @@ class _Attempt:
     def __init__(
         self,
         request: ReadRequest,
-        wanted: Wanted,
+        samples: SampleInfo,
         rows: npt.NDArray[np.uint8],
         transform: SampleTransform,
         *,
@@ -279,7 +279,7 @@ class _Attempt:
     ) -> None:
         self.request = request
         self.compare_etags = compare_etags
-        self.wanted = wanted
+        self.samples = samples
         self.endpoint = EndpointKind.STANDARD
         self.failures: list[str] = []
         self.missing: list[int] = []  # positions; the first is being read
@@ -290,7 +290,7 @@ class _Attempt:
         self._done = np.zeros(request.samples, dtype=bool)
         self._checksum_errors: Counter[int] = Counter()
         self._digests: dict[int, bytes] = {}
-        self._prefetched = self._decode_s = 0.0
+        self._begun_at = self._decode_s = 0.0
 
     def begin(self, kind: EndpointKind, at: float) -> None:
         self.endpoint = kind
@@ -298,7 +298,7 @@ class _Attempt:
         self._decode_s = 0.0
         skipped = {bad.position for bad in self._bad}
         self.missing = [i for i in range(len(self._done)) if not self._done[i] and i not in skipped]
-        self._prefetched = at
+        self._begun_at = at
 
     def fail(self, reason: str, position: int) -> None:
         """Records that a sample, which may exist, did not arrive."""
@@ -309,7 +309,7 @@ class _Attempt:
     def take(self, obj: Any) -> None:
         """Reads the next object of the attempt into its row."""
         position = self.missing[0]
-        size = int(self.wanted.sizes[position])
+        size = int(self.samples.sizes[position])
         if obj.err() == errno.ENOENT:
             self._bad.append(BadSample(position, MISSING))
         elif obj.err() != 0:
@@ -360,11 +360,11 @@ class _Attempt:
     def _decode(self, data: bytes, position: int) -> None:
         """Writes an image to its row."""
         begun = time.perf_counter()
-        wanted, request = self.wanted, self.request
-        rng = self._transform.rng(request.split, request.epoch, int(wanted.rows[position]))
+        samples, request = self.samples, self.request
+        rng = self._transform.rng(request.split, request.epoch, int(samples.rows[position]))
         try:
             self._transform.write(
-                data, int(wanted.heights[position]), int(wanted.widths[position]), rng, self._rows[position]
+                data, int(samples.heights[position]), int(samples.widths[position]), rng, self._rows[position]
             )
         except UnreadableImageError as error:
             self._bad.append(BadSample(position, f"it cannot be decoded: {error.message}"))
@@ -374,10 +374,10 @@ class _Attempt:
 
     def _checksum_differs(self, row: memoryview, position: int) -> bool:
         """Whether the CRC64 or the MD5 differs; the connector does not compare them (seen with 1.2.3)."""
-        crc64 = int(self.wanted.crc64s[position])
+        crc64 = int(self.samples.crc64s[position])
         if crc64:
             return bool(fastcrc.crc64.xz(row) != crc64)
-        etag = self.wanted.md5s[position].tobytes()
+        etag = self.samples.md5s[position].tobytes()
         if not self.compare_etags or etag == UNKNOWN_MD5:
             return False
         digest = hashlib.md5(row, usedforsecurity=False).digest()
@@ -391,14 +391,14 @@ class _Attempt:
     def _record_checksum_error(self, position: int) -> None:
         """A checksum that differs on every attempt is wrong in the bucket, not corrupted in transit."""
         self._checksum_errors[position] += 1
-        kind = "CRC64" if self.wanted.crc64s[position] else "MD5"
+        kind = "CRC64" if self.samples.crc64s[position] else "MD5"
         if self._checksum_errors[position] >= RETRIES.attempts:
             self._bad.append(BadSample(position, f"its bytes differ from the manifest ({kind})"))
         else:
             self.fail(f"the bytes of a sample differ from their checksum ({kind})", position)
 
     def result(self, failed: str, *, retries: int, reader: int) -> ReadResult:
-        seconds = time.perf_counter() - self._prefetched
+        seconds = time.perf_counter() - self._begun_at
         kept = np.flatnonzero(self._done)
         if len(kept) < len(self._done):
             self._rows[: len(kept)] = self._rows[kept]
@@ -406,7 +406,7 @@ class _Attempt:
             number=self.request.number,
             slot=self.request.slot,
             endpoint=self.endpoint,
-            bytes=int(self.wanted.sizes[kept].sum()),
+            bytes=int(self.samples.sizes[kept].sum()),
             seconds=seconds,
             decode_s=self._decode_s,
             retries=retries,

@@ -77,7 +77,7 @@ _ALIGNED = 8  # bytes; columns hold 8-byte numbers or bytes
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SampleInfo:
     """The samples of one batch, in its order: their rows, object keys, expected sizes in bytes, CRC64s (0 = unknown).
 
     `md5s` are ETags that have the form of an MD5: 16 bytes each, UNKNOWN_MD5 for any other. `heights` and `widths` are
@@ -127,11 +127,11 @@ class SampleTable:
         for name, column in columns.items():
             self._column(name)[:] = column
 
-    def look_up(self, split: Split, rows: npt.NDArray[np.int64]) -> Wanted:
+    def look_up(self, split: Split, rows: npt.NDArray[np.int64]) -> SampleInfo:
         """The samples at `rows` of a split."""
         keys = self._texts(f"{split}/key")
         md5s = self._column(f"{split}/md5")
-        return Wanted(
+        return SampleInfo(
             rows,
             tuple(object_key(self._prefix, keys.get(row)) for row in rows.tolist()),
             self._column(f"{split}/size")[rows],

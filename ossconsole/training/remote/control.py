@@ -30,7 +30,7 @@ from ossconsole.dataset.upload.progress import UploadProgress
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".sock"
-_LONGEST_LINE = 8 << 20
+_MAX_LINE_BYTES = 8 << 20
 _TIMEOUT_S = 2.0
 _RETRY_S = 0.5
 _BACKLOG = 16
@@ -394,13 +394,13 @@ def _is_ours(other: socket.socket) -> bool:
 
 
 def _read_line(connection: socket.socket) -> bytes:
-    """The first line. Raises OSError when it is longer than _LONGEST_LINE, or the other side is slow."""
+    """The first line. Raises OSError when it is longer than _MAX_LINE_BYTES, or the other side is slow."""
     line = b""
     while not line.endswith(b"\n"):
         part = connection.recv(1 << 16)
         if not part:
             break
         line += part
-        if len(line) > _LONGEST_LINE:
+        if len(line) > _MAX_LINE_BYTES:
             raise OSError("the line is too long")
     return line

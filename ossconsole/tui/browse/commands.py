@@ -429,10 +429,10 @@ async def uploads(screen: Browser) -> None:
             screen.notify(f"{counted(aborted, 'upload')} aborted.", timeout=4)
 
 
-def _abort(store: ObjectStore, found: Sequence[UnfinishedUpload]) -> int:
-    for upload in found:
+def _abort(store: ObjectStore, uploads: Sequence[UnfinishedUpload]) -> int:
+    for upload in uploads:
         abort_upload(store, upload)
-    return len(found)
+    return len(uploads)
 
 
 @work(exclusive=True, group="jobs", exit_on_error=False)  # not that of the other dialogs: one may wait for a job

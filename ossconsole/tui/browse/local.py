@@ -266,8 +266,8 @@ class LocalFileScreen(ConsoleModal):
             found.problem = str(error)
         self.app.call_from_thread(self._show, found)
 
-    def _show(self, found: Detail) -> None:
-        self._detail = found
+    def _show(self, detail: Detail) -> None:
+        self._detail = detail
         self.query_one(DetailView).redraw()
 
     def _blocks(self, width: int, _height: int) -> Sequence[Block]:

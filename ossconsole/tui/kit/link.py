@@ -18,7 +18,7 @@ from textual.strip import Strip
 _JOINED_CELLS = 8
 """Unchanged cells between two changed ones that are sent with them: a move of the cursor has as many bytes."""
 _BYTES_PER_S = 20_000
-_LONGEST_PAUSE_S = 0.25
+_MAX_PAUSE_S = 0.25
 _HELD_KEYS, _HELD_S = 4, 0.5
 _EFFECT_S = 0.1
 """Within this time after a key, changes count as its effect: what takes longer feels slow anyway."""
@@ -190,7 +190,7 @@ class RepaintPace:
     def painted(self, size: int, now: float) -> None:
         """Notes that `size` characters were sent."""
         if self._held(now):
-            self._until = max(self._until, now + min(size / _BYTES_PER_S, _LONGEST_PAUSE_S))
+            self._until = max(self._until, now + min(size / _BYTES_PER_S, _MAX_PAUSE_S))
 
     def rests(self, now: float) -> bool:
         """Whether to wait with the next repaint."""

@@ -412,9 +412,9 @@ def stage_lines(glyphs: Glyphs, stages: Sequence[PreparationStage], width: int) 
             full = round(_STAGE_BAR * min(1.0, stage.share))
             line.add(glyphs.bar_full * full, "primary").add(glyphs.bar_empty * (_STAGE_BAR - full), "rule").add("  ")
         first, *rest = wrap(safe(stage.detail), width - line.width - 1) or [""]
-        look = "text" if stage.state is StageState.FAILED else "dim"
-        lines.append(line.add(first, look))
-        lines += [Line().to(label_width).add(part, look) for part in rest]
+        detail_style = "text" if stage.state is StageState.FAILED else "dim"
+        lines.append(line.add(first, detail_style))
+        lines += [Line().to(label_width).add(part, detail_style) for part in rest]
     return lines
 
 

@@ -43,7 +43,7 @@ _HALF = "▀"
 _RAMP = " .:-=+*#%@"
 
 
-def half_blocks(pixels: NDArray[np.uint8], width: int, height: int, *, limited: bool = False) -> list[Strip]:
+def half_blocks(pixels: NDArray[np.uint8], width: int, height: int, *, limited: bool) -> list[Strip]:
     """An RGB image (uint8, height x width x 3), fitted into `width` x `height` cells.
 
     `limited` uses the colours that a terminal of 256 shows. Below an odd number of pixels the ground shows.
@@ -205,7 +205,6 @@ class DetailView(ScrollView, can_focus=True):
     def __init__(self, painter: Painter, *, id: str) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
         self._painter = painter
-        self._blocks: Sequence[Block] = ()
         self._rows: list[Line | Strip] = []
         self._style_cache = StyleCache(self)
         self.plain = False

@@ -10,10 +10,10 @@ import msgspec
 from ossconsole.config.endpoints import candidates, classify, is_zone_of
 from ossconsole.config.profiles import FieldError, Profile
 from ossconsole.storage.accelerator import (
-    LARGEST_GB,
+    MAX_GB,
+    MIN_GB,
     ON_READ,
     ON_WRITE,
-    SMALLEST_GB,
     AcceleratedPath,
     Accelerator,
     cost_estimate,
@@ -46,7 +46,7 @@ class AcceleratorForm(FormScreen):
 
     def fields(self) -> Sequence[Field]:
         present = self._present
-        sizes = f"{SMALLEST_GB} to {LARGEST_GB:,} GB, at most one change per hour"
+        sizes = f"{MIN_GB} to {MAX_GB:,} GB, at most one change per hour"
         if present and present.frozen_until > self.console.now:
             sizes = f"the size cannot be changed before {moment(present.frozen_until)}"
         size = Field("quota_gb", "size in GB", sizes, str(present.quota_gb if present else _TUTORIAL_GB))
@@ -72,10 +72,8 @@ class AcceleratorForm(FormScreen):
         """The accelerator. Raises FieldError."""
         text = values["quota_gb"]
         quota = _quota(text)
-        if quota is None or not SMALLEST_GB <= quota <= LARGEST_GB:
-            raise FieldError(
-                "quota_gb", f"{text!r} is not a valid size.", remedy=f"Enter {SMALLEST_GB} to {LARGEST_GB:,} GB."
-            )
+        if quota is None or not MIN_GB <= quota <= MAX_GB:
+            raise FieldError("quota_gb", f"{text!r} is not a valid size.", remedy=f"Enter {MIN_GB} to {MAX_GB:,} GB.")
         present = self._present
         if present is None:
             policy = values["policy"]
@@ -203,11 +201,11 @@ def accelerator_lines(
     return lines
 
 
-def _facts(found: Accelerator) -> list[tuple[str, str]]:
+def _facts(accelerator: Accelerator) -> list[tuple[str, str]]:
     return [
-        ("name", found.name),
-        ("zone", found.zone),
-        ("size", f"{found.quota_gb:,} GB, documented peak {found.peak_mb_per_s:,.0f} MB/s"),
-        ("caches", found.cached_text),
-        ("since", moment(found.created) if found.created else "unknown"),
+        ("name", accelerator.name),
+        ("zone", accelerator.zone),
+        ("size", f"{accelerator.quota_gb:,} GB, documented peak {accelerator.peak_mb_per_s:,.0f} MB/s"),
+        ("caches", accelerator.cached_text),
+        ("since", moment(accelerator.created) if accelerator.created else "unknown"),
     ]

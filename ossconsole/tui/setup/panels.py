@@ -90,14 +90,12 @@ class ProbeState:
     @property
     def problems(self) -> list[ProbeStep]:
         """The failed steps, then those with a warning."""
-        with self._lock:
-            steps = list(self._steps.values())
+        steps = self.steps
         return [step for status in (StepStatus.FAIL, StepStatus.WARN) for step in steps if step.status is status]
 
     def refused_with(self, code: str) -> bool:
         """Whether OSS refused a step with this code."""
-        with self._lock:
-            return any(step.code == code for step in self._steps.values())
+        return any(step.code == code for step in self.steps)
 
 
 class ReportScreen(ConsoleModal):
@@ -182,7 +180,6 @@ class _TestLines:
         self._profile = profile
         self._probe = probe
         self._glyphs = glyphs
-        self._width = width
         self._cell = (width - LABEL) // 2
 
     def lines(self) -> list[Line]:

@@ -340,16 +340,16 @@ def event_text(line: LogLine, width: int) -> list[Line]:
 
 def event_row(line: LogLine, context: DashboardContext, width: int) -> Line:
     """Time, mark and as much of the text as fits."""
-    row, look = _begin(line, context)
-    return row.add(shorten_around_key(safe(line.text), width - row.width, context.glyphs.ellipsis), look)
+    row, style = _begin(line, context)
+    return row.add(shorten_around_key(safe(line.text), width - row.width, context.glyphs.ellipsis), style)
 
 
 def _event_rows(line: LogLine, context: DashboardContext, width: int) -> list[Line]:
     """Time, mark and the whole text, broken between words."""
-    row, look = _begin(line, context)
+    row, style = _begin(line, context)
     indent = row.width
     first, *rest = wrap(safe(line.text), width - indent)
-    return [row.add(first, look), *(Line().to(indent).add(part, look) for part in rest)]
+    return [row.add(first, style), *(Line().to(indent).add(part, style) for part in rest)]
 
 
 def _begin(line: LogLine, context: DashboardContext) -> tuple[Line, str]:
@@ -357,11 +357,11 @@ def _begin(line: LogLine, context: DashboardContext) -> tuple[Line, str]:
     glyphs = context.glyphs
     marks = {"good": (glyphs.done, "good"), "warning": ("!", "warn"), "error": (glyphs.failed, "bad")}
     if line.endpoint is not None:
-        mark, style = glyphs.endpoint(line.endpoint), str(line.endpoint)
+        mark, mark_style = glyphs.endpoint(line.endpoint), str(line.endpoint)
     else:
-        mark, style = marks.get(line.level, (glyphs.dot, "dim"))
-    look = {"error": "bad", "info": "dim"}.get(line.level, "text")
-    return Line((f" {clock(line.time)} ", "dim"), (f"{mark} ", style)), look
+        mark, mark_style = marks.get(line.level, (glyphs.dot, "dim"))
+    text_style = {"error": "bad", "info": "dim"}.get(line.level, "text")
+    return Line((f" {clock(line.time)} ", "dim"), (f"{mark} ", mark_style)), text_style
 
 
 class EventsScreen(ConsoleModal):

@@ -16,8 +16,8 @@ _KEYS = (("T", "resume"), ("p", "predictions"), ("n", "new run"), ("r", "all run
 _OF_A_CHECKPOINT = ("T", "p")
 
 
-def card(context: DashboardContext, found: Diagnosis, width: int, height: int) -> list[Line]:
-    """The rows of the card that fit; `found` is the diagnosis of the run that has ended."""
+def card(context: DashboardContext, diagnosis: Diagnosis, width: int, height: int) -> list[Line]:
+    """The rows of the card of a run that has ended, as far as they fit; `diagnosis` is of that run."""
     view, glyphs = context.view, context.glyphs
     state = view.state or RunState.STOPPED
     style = _STYLES.get(state, "warn")
@@ -27,26 +27,23 @@ def card(context: DashboardContext, found: Diagnosis, width: int, height: int) -
     best = next((text for text in _accuracy(view) if first.width + len(text) + 2 <= width), "")
     if best:
         first.right(Line((best, "strong"), (" ", "text")), width)
-    last = _row(edge, "next", _keys(context, width - _LABEL - 2)) if context.has_controls else None
+    text_width = width - _LABEL - 2
+    last = _row(edge, "next", _keys(context, text_width)) if context.has_controls else None
     room = height - 1 - (last is not None)
     rows: list[Line] = []
-    if state is RunState.FAILED and found.advice:
-        parts = wrap(safe(found.advice), width - _LABEL - 2)
-        rows += [_row(edge, "" if number_ else "reason", Line((part, "bad"))) for number_, part in enumerate(parts)]
-        found_advice = ""
-    else:
-        found_advice = found.advice
-    if found_advice:
-        rows.append(_row(edge, "speed-up", _speed_up(context, found_advice, width - _LABEL - 2)))
-    if found.ceiling:
-        rows.append(_row(edge, "model", Line((shorten(safe(found.ceiling), width - _LABEL - 2), "text"))))
-    checkpoint = _checkpoint(context, width - _LABEL - 2)
+    if state is RunState.FAILED and diagnosis.advice:
+        parts = wrap(safe(diagnosis.advice), text_width)
+        rows += [_row(edge, "" if at else "reason", Line((part, "bad"))) for at, part in enumerate(parts)]
+    elif diagnosis.advice:
+        rows.append(_row(edge, "speed-up", _speed_up(context, diagnosis.advice, text_width)))
+    if diagnosis.ceiling:
+        rows.append(_row(edge, "model", Line((shorten(safe(diagnosis.ceiling), text_width), "text"))))
+    checkpoint = _checkpoint(context, text_width)
     if checkpoint is not None:
         rows.append(_row(edge, "checkpoint", checkpoint))
-    rows += [
-        _row(edge, "" if at else "advice", Line((part, "dim")))
-        for at, part in enumerate(wrap(safe(found.format_advice), width - _LABEL - 2) if found.format_advice else [])
-    ]
+    if diagnosis.format_advice:
+        parts = wrap(safe(diagnosis.format_advice), text_width)
+        rows += [_row(edge, "" if at else "advice", Line((part, "dim"))) for at, part in enumerate(parts)]
     return [first, *rows[:room], *([last] if last is not None else [])]
 
 

@@ -49,7 +49,7 @@ _STATE_STYLES = {
     RunState.FAILED: "bad",
 }
 _SPLIT_CELLS = 40
-_SMALLEST_SHARE = 0.005  # of the step time, for a part to show
+_MIN_SHARE = 0.005  # of the step time, for a part to show
 
 
 def verdict(context: DashboardContext, width: int, height: int) -> list[Line]:
@@ -98,7 +98,7 @@ def _split(context: DashboardContext, room: int) -> Line:
     if split is None or split.total <= 0:
         return Line()
     parts = [("wait", split.wait, "warn"), ("copy", split.copy, "dim"), ("compute", split.compute, "good")]
-    if split.host >= _SMALLEST_SHARE * split.total:
+    if split.host >= _MIN_SHARE * split.total:
         parts.append(("host", split.host, "bad"))
     glyphs = context.glyphs
     line = Line(("step ", "dim"), (short_times((split.total,)), "strong"), (" =", "dim"))

@@ -69,11 +69,11 @@ class PredictionsScreen(ConsoleModal):
         Binding("e", "evaluate", show=False),
     ]
 
-    def __init__(self, record: Path, found: Evaluation | None, job: EvaluationJob | None) -> None:
+    def __init__(self, record: Path, evaluation: Evaluation | None, job: EvaluationJob | None) -> None:
         super().__init__()
         self._record = record
-        self._found = found
-        self._pictures = _decoded(found)
+        self._found = evaluation
+        self._pictures = _decoded(evaluation)
         self._job = job
 
     def compose(self) -> ComposeResult:
@@ -106,8 +106,8 @@ class PredictionsScreen(ConsoleModal):
             return
         self.app.call_from_thread(self._show, found)
 
-    def _show(self, found: Evaluation | None) -> None:
-        self._found, self._pictures = found, _decoded(found)
+    def _show(self, evaluation: Evaluation | None) -> None:
+        self._found, self._pictures = evaluation, _decoded(evaluation)
         self.query_one(DetailView).redraw()
 
     def _show_keys(self) -> None:
@@ -149,35 +149,37 @@ class PredictionsScreen(ConsoleModal):
         self._tick()
 
 
-def _decoded(found: Evaluation | None) -> list[NDArray[np.uint8]]:
+def _decoded(evaluation: Evaluation | None) -> list[NDArray[np.uint8]]:
     """The thumbnails as uint8 (height, width, 3)."""
-    worst = found.worst if found is not None else []
+    worst = evaluation.worst if evaluation is not None else []
     return [np.asarray(Image.open(io.BytesIO(each.thumbnail)).convert("RGB")) for each in worst if each.thumbnail]
 
 
-def _result(found: Evaluation, width: int, height: int, glyphs: Glyphs) -> list[Line]:
+def _result(evaluation: Evaluation, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     """The accuracy, the classes with the lowest one, and the confusions; side by side where there is room.
 
     As many classes as fit `height` rows, but at least _CLASSES: the view scrolls.
     """
-    rates = Line((f" top-1 {percent(found.top1, 1)}", "strong"), (f"  top-5 {percent(found.top5, 1)}", "text"))
-    rates.add(f"  of {counted(found.images, 'validation image')}", "dim")
-    if found.unread:
-        rates.add(f"  {found.unread:,} not read", "warn")
-    where = Line((f" {shorten_middle(safe(found.checkpoint), width - 2, glyphs.ellipsis)}", "dim"))
+    rates = Line(
+        (f" top-1 {percent(evaluation.top1, 1)}", "strong"), (f"  top-5 {percent(evaluation.top5, 1)}", "text")
+    )
+    rates.add(f"  of {counted(evaluation.images, 'validation image')}", "dim")
+    if evaluation.unread:
+        rates.add(f"  {evaluation.unread:,} not read", "warn")
+    where = Line((f" {shorten_middle(safe(evaluation.checkpoint), width - 2, glyphs.ellipsis)}", "dim"))
     room = height - len((rates, where)) - 1  # the heading of the classes
     if width < _TWO_COLUMNS_FROM:
-        confusions = _confusions(found, width, glyphs)
-        return [rates, where, *_classes(found, width, room - len(confusions), glyphs), *confusions]
+        confusions = _confusions(evaluation, width, glyphs)
+        return [rates, where, *_classes(evaluation, width, room - len(confusions), glyphs), *confusions]
     half = width // 2
-    classes = _classes(found, half - 1, room, glyphs)
-    pairs = zip_longest(classes, _confusions(found, width - half, glyphs), fillvalue=None)
+    classes = _classes(evaluation, half - 1, room, glyphs)
+    pairs = zip_longest(classes, _confusions(evaluation, width - half, glyphs), fillvalue=None)
     return [rates, where, *((left or Line()).to(half).extend(right or Line()) for left, right in pairs)]
 
 
-def _classes(found: Evaluation, width: int, count: int, glyphs: Glyphs) -> list[Line]:
-    shown = found.classes[: max(_CLASSES, count)]
-    hidden = len(found.classes) - len(shown)
+def _classes(evaluation: Evaluation, width: int, count: int, glyphs: Glyphs) -> list[Line]:
+    shown = evaluation.classes[: max(_CLASSES, count)]
+    hidden = len(evaluation.classes) - len(shown)
     title = "top-1 by class, the lowest first" if hidden else "top-1 by class"
     lines = [heading(title, width, glyphs.rule, f"{hidden} more" if hidden else "")]
     room = width - _BAR - _NUMBERS - 3
@@ -190,12 +192,12 @@ def _classes(found: Evaluation, width: int, count: int, glyphs: Glyphs) -> list[
     return lines
 
 
-def _confusions(found: Evaluation, width: int, glyphs: Glyphs) -> list[Line]:
+def _confusions(evaluation: Evaluation, width: int, glyphs: Glyphs) -> list[Line]:
     lines = [heading("confusions, true to predicted", width, glyphs.rule)]
-    if not found.confusions:
+    if not evaluation.confusions:
         return [*lines, Line((" none", "dim"))]
     room = (width - 23) // 2
-    for each in found.confusions:
+    for each in evaluation.confusions:
         names = [shorten_middle(safe(name), room, glyphs.ellipsis) for name in (each.label, each.predicted)]
         line = Line((f" {names[0]} {glyphs.arrow} {names[1]}", "text"))
         figures = Line((f"{each.images:,}", "strong"), (f"  {percent(each.share)} of class ", "dim"))
@@ -203,11 +205,11 @@ def _confusions(found: Evaluation, width: int, glyphs: Glyphs) -> list[Line]:
     return lines
 
 
-def _worst(found: Evaluation, pictures: Sequence[NDArray[np.uint8]], width: int, glyphs: Glyphs) -> list[Block]:
+def _worst(evaluation: Evaluation, pictures: Sequence[NDArray[np.uint8]], width: int, glyphs: Glyphs) -> list[Block]:
     """The sheet of the worst misclassified images."""
     if not pictures:
         return []
-    shown = [each for each in found.worst if each.thumbnail]
+    shown = [each for each in evaluation.worst if each.thumbnail]
     captions = [
         (safe(each.label), f"{glyphs.arrow} {safe(each.predicted)}", f"p {each.probability:.2f}") for each in shown
     ]

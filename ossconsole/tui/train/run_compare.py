@@ -44,7 +44,7 @@ STYLES = ("primary", "good", "warn", "bad", "strong", "dim")
 """The colours of the runs; none is the colour of an endpoint."""
 _DASHES = ((1, 1), (4, 6), (2, 4), (8, 10), (1, 3), (6, 7))
 """The columns of dots that are drawn, of how many: curves differ without colours, too."""
-MOST_RUNS = len(STYLES)
+MAX_RUNS = len(STYLES)
 _LABEL = 24
 
 Views = Sequence[RunView]
@@ -258,7 +258,7 @@ def _layered(rows: Sequence[str], width: int) -> Line:
 
 
 class RunCompareScreen(ConsoleScreen):
-    """Runs side by side, at most MOST_RUNS; a thread reads their records."""
+    """Runs side by side, at most MAX_RUNS; a thread reads their records."""
 
     SCOPE = "compare"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("compare")]

@@ -22,7 +22,7 @@ from ossconsole.tui.kit.screen import ConsoleScreen
 from ossconsole.tui.kit.table import VirtualTable
 from ossconsole.tui.kit.text import Line, safe, shorten
 from ossconsole.tui.train.replay import Replay, ReplayScreen
-from ossconsole.tui.train.run_compare import MOST_RUNS, RunCompareScreen
+from ossconsole.tui.train.run_compare import MAX_RUNS, RunCompareScreen
 from ossconsole.tui.train.run_rows import run_header, run_row
 
 
@@ -40,7 +40,7 @@ _EXPORTS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
 
 
 class RunsScreen(ConsoleScreen):
-    """All recorded runs, the newest first; at most MOST_RUNS are marked."""
+    """All recorded runs, the newest first; at most MAX_RUNS are marked."""
 
     SCOPE = "runs"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("runs")]
@@ -73,12 +73,12 @@ class RunsScreen(ConsoleScreen):
             return
         self.app.call_from_thread(self._show_runs, found)
 
-    def _show_runs(self, found: Sequence[RunSummary]) -> None:
+    def _show_runs(self, runs: Sequence[RunSummary]) -> None:
         known = self.table.cursor_row
         self._listed = True
-        self._marked = [name for name in self._marked if any(run.run == name for run in found)]
-        at = next((index for index, run in enumerate(found) if known is not None and run.run == known.run), 0)
-        self.table.show(found, at)
+        self._marked = [name for name in self._marked if any(run.run == name for run in runs)]
+        at = next((index for index, run in enumerate(runs) if known is not None and run.run == known.run), 0)
+        self.table.show(runs, at)
         self.tick()
 
     # Drawing
@@ -136,7 +136,7 @@ class RunsScreen(ConsoleScreen):
         if run.run in self._marked:
             self._marked.remove(run.run)
         else:
-            self._marked = [*self._marked[1 - MOST_RUNS :], run.run]
+            self._marked = [*self._marked[1 - MAX_RUNS :], run.run]
         self.table.refresh()
         self.table.action_move(1)
 

@@ -380,7 +380,7 @@ def _workers(area: PanelArea, progress: UploadProgress, room: int) -> list[Line]
 
 
 def end_lines(
-    area: PanelArea, progress: UploadProgress, summary: UploadSummary, source: str, prefix: str = ""
+    area: PanelArea, progress: UploadProgress, summary: UploadSummary, source: str, prefix: str
 ) -> list[Line]:
     """The result: counts, next steps, and the failures that fit.
 
@@ -431,7 +431,7 @@ class SampleStrip(Widget):
 
     def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
-        self._shown: deque[list[Strip]] = deque(maxlen=_MOST_THUMBNAILS)
+        self._shown: deque[list[Strip]] = deque(maxlen=_MAX_THUMBNAILS)
         self._key = ""
         self._due = 0.0
 
@@ -460,7 +460,7 @@ class SampleStrip(Widget):
 
 
 _THUMBNAIL_CELLS, _THUMBNAIL_GAP = 12, 1
-_THUMBNAIL_S, _MOST_THUMBNAILS = 2.0, 24
+_THUMBNAIL_S, _MAX_THUMBNAILS = 2.0, 24
 
 
 class SampleView(Widget):
