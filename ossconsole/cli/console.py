@@ -129,8 +129,10 @@ async def _show(
     application: Application, signals: ExitSignals, options: Mapping[str, Any], *, mouse: bool
 ) -> _ExitState:
     """Runs the App with its `options`. An App that ends without a request to exit has crashed."""
+    from ossconsole.terminal.calls import CallExecutor
     from ossconsole.tui.app import ConsoleApp
 
+    asyncio.get_running_loop().set_default_executor(CallExecutor())
     app: ConsoleApp = ConsoleApp(application, **options)
     signals.attach(lambda code: app.exit(return_code=code), asyncio.get_running_loop())
     try:

@@ -464,3 +464,28 @@ def test_versions_of_one_key_are_listed_and_stay_when_it_is_deleted(sandboxed_bu
     assert {found.size: found.is_marker for found in versions} == {0: True, 3: False, 6: False, 8: False}
     assert [found.size for found in versions if found.version_id == "null"] == [6]
     store.close()
+
+
+def test_a_retry_deletes_only_what_failed(sandboxed_bucket: Sandboxed, store: ObjectStore, filled: str) -> None:
+    plan = FaultPlan(rules=[Rule(action=Error(code="AccessDenied"), operation="DeleteMultipleObjects")])
+    with sandboxed_bucket.faults(plan):
+        job = Delete(store, [f"{filled}dir/"])
+        assert run_to_end(job).state is JobState.FAILED
+    store.put(f"{filled}dir/new", b"5")
+    again = job.retry()
+    assert again is not None
+    assert run_to_end(again).state is JobState.DONE
+    assert keys(store, f"{filled}dir/") == ["new"]
+    assert again.retry() is None
+
+
+def test_a_retry_copies_only_what_failed(store: ObjectStore, filled: str) -> None:
+    store.put(f"{filled}to/three", b"in the way")
+    job = Copy(store, [f"{filled}dir/"], f"{filled}dir/", f"{filled}to/", move=True)
+    assert run_to_end(job).state is JobState.FAILED
+    assert keys(store, f"{filled}dir/") == ["three"]
+    store.delete(f"{filled}to/three")
+    again = job.retry()
+    assert again is not None
+    assert run_to_end(again).state is JobState.DONE
+    assert (keys(store, f"{filled}dir/"), keys(store, f"{filled}to/")) == ([], ["deep/four", "three"])

@@ -304,3 +304,30 @@ def test_two_downloads_of_the_same_file_do_not_mix(store: ObjectStore, prefix: s
     refused = [failure.reason for job in jobs for failure in job.failures]
     assert all("Another download" in message for message in refused)
     assert len(refused) <= 1
+
+
+def test_a_large_object_that_cannot_fit_is_refused_before_it_fills_the_disk(
+    store: ObjectStore, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put(f"{prefix}large", LARGE)
+    store.put(f"{prefix}small", b"1")
+    real = os.statvfs(tmp_path)
+    fields = list(real)
+    fields[4] = len(LARGE) // 2 // real.f_frsize  # f_bavail
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+    job = run_to_end(Download(store, [prefix], prefix, tmp_path / "down"))
+    (failure,) = job.failures
+    assert f"needs {len(LARGE):,} bytes more" in failure.reason
+    assert files(tmp_path / "down") == {"small": b"1"}
+    monkeypatch.undo()
+    assert run_to_end(job.retry()).state is JobState.DONE
+    assert files(tmp_path / "down") == {"small": b"1", "large": LARGE}
+
+
+def test_files_that_differ_and_are_kept_are_counted(store: ObjectStore, prefix: str, tmp_path: Path) -> None:
+    for name in ("same", "differs"):
+        store.put(prefix + name, b"new")
+    (tmp_path / "same").write_bytes(b"new")
+    (tmp_path / "differs").write_bytes(b"mine")
+    job = run_to_end(Download(store, [prefix], prefix, tmp_path))
+    assert (job.progress().items_skipped, job.note) == (2, "1 of them differ and were kept")

@@ -23,8 +23,10 @@ from textual.pilot import Pilot
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat, encode
 from ossconsole.dataset.manifest import Manifest, Sample, read_manifest, write_manifest
+from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.storage.checkpoints.inspect import LocalFiles, inspect_checkpoint
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
@@ -36,7 +38,7 @@ from ossconsole.storage.retry import NO_RETRY
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.browse import commands
+from ossconsole.tui.browse import commands, table
 from ossconsole.tui.browse.local import LocalFileScreen, read_folder
 from ossconsole.tui.browse.screen import BrowseScreen
 from ossconsole.tui.browse.transfers import SyncScreen
@@ -1350,3 +1352,151 @@ async def test_a_selection_made_while_a_job_is_active_stays(
         await browser.until(lambda: not browser.screen.model.refreshing)
         rows = browser.screen.model.rows
         assert [rows.name(int(row)) for row in browser.screen.model.selection.rows] == ["b"]
+
+
+async def test_a_folder_keeps_the_names_in_it_however_its_new_name_is_typed(
+    bucket: ObjectStore, make_app: AppMaker
+) -> None:
+    put(bucket, runs__a=b"1", runs__sub__b=b"2", one=b"3", two=b"4")
+    folder = folder_of(bucket)
+    async with make_app(services(bucket), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.goes_to("runs/")
+        await browser.press("m")
+        await browser.answer(PromptScreen, bucket.uri(f"{folder}old"))
+        await browser.job_is_over()
+        await browser.goes_to("one")
+        await browser.press("m")
+        await browser.answer(PromptScreen, "oss://elsewhere/old")
+        await browser.until(lambda: "oss://elsewhere is not the bucket that shows" in browser.text)
+        await browser.answer(PromptScreen, f"{folder}old/")
+        await browser.until(lambda: keys(bucket) == ["old/a", "old/one", "old/sub/b", "two"])
+        await browser.goes_to("old/")
+        await browser.press("a", "c")
+        await browser.answer(PromptScreen, f"{folder}both")
+        await browser.until(lambda: "both/two" in keys(bucket))
+        await browser.job_is_over()
+        assert keys(bucket)[:4] == ["both/old/a", "both/old/one", "both/old/sub/b", "both/two"]
+
+
+async def test_failed_jobs_stay_until_they_are_retried_or_removed(
+    sandboxed_bucket: Sandboxed, bucket: ObjectStore, make_app: AppMaker
+) -> None:
+    put(bucket, a=b"1", b=b"2", c=b"3")
+    folder = folder_of(bucket)
+    refused = FaultPlan(rules=[Rule(action=Error(code="AccessDenied"), operation="DeleteMultipleObjects", times=1)])
+    async with make_app(services(bucket), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, bucket)
+        jobs = browser.screen.console.jobs
+        with sandboxed_bucket.faults(refused):
+            await browser.press("a", "x")
+            await browser.answer(TypedConfirmScreen, "delete 3")
+            await browser.job_is_over(JobState.FAILED)
+        await browser.until(lambda: "3 failed. The first: AccessDenied" in browser.notices)
+        for number in (2, 3, 4):
+            await browser.press("z")
+            await browser.until(lambda number=number: browser.notices.count("Size of") == number - 1)  # type: ignore[misc]
+        await browser.press("J")
+        await browser.until(lambda: "3 failed" in browser.text)
+        assert "AccessDenied" not in browser.text  # the toast would cover the list
+        await browser.press("end")
+        await browser.until(lambda: "3 failed" in cursor_line(pilot))
+        put(bucket, new=b"4")
+        await browser.press("a")
+        await browser.until(lambda: keys(bucket) == ["new"])
+        await browser.until(lambda: not any(job.alive or job.failures for job in jobs))
+        gone = ObjectSummary(f"{folder}gone", 1, 1)
+        browser.screen.run_job(Copy(bucket, [gone], gone.key, f"{folder}copy"))
+        await browser.job_is_over(JobState.FAILED)
+        await browser.press("J")
+        await browser.until(lambda: "1 failed" in cursor_line(pilot))
+        await browser.press("enter")
+        await browser.until(lambda: "NoSuchKey" in browser.text and isinstance(pilot.app.screen, TextScreen))
+        await browser.press("escape")
+        await browser.until(lambda: "1 failed" in cursor_line(pilot))
+        await browser.press("x")
+        await browser.until(lambda: isinstance(pilot.app.screen, ListScreen) and "done" in cursor_line(pilot))
+        await browser.press("escape")
+        await browser.until(lambda: "job failed" not in browser.text)
+
+
+async def test_a_job_that_ended_as_a_whole_says_why_in_the_list(make_app: AppMaker) -> None:
+    store = MemoryStore({"data/1": b"1"})
+
+    def refuse(_: str) -> Iterator[ObjectSummary]:
+        raise StorageError("The temporary credentials have expired.")
+
+    store.list_all = refuse  # type: ignore[assignment, method-assign]
+    async with make_app(services(store), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.press("z")
+        await browser.job_is_over(JobState.FAILED)
+        await browser.press("J")
+        await browser.until(lambda: "failed" in cursor_line(pilot))
+        await browser.press("a")
+        await browser.until(lambda: "has nothing to retry" in browser.notices)
+        await browser.until(lambda: isinstance(pilot.app.screen, ListScreen))
+        await browser.press("enter")
+        await browser.until(lambda: "credentials have expired" in browser.text)
+
+
+async def test_a_bucket_that_could_not_be_opened_says_why_and_opens_later(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "RECONNECT_S", 0.01)
+    store, given = MemoryStore({"data/1": b"1"}), services(MemoryStore({}))
+    problems: list[Exception] = [ConsoleError("The CA bundle cannot be read."), RuntimeError("unexpected")]
+    seen: list[str] = []
+    held = threading.Event()
+
+    def open_store(_: EndpointKind) -> MemoryStore:
+        if problems:
+            raise problems.pop(0)
+        assert held.wait(WAIT_S)
+        return store
+
+    given.store = open_store  # type: ignore[assignment, method-assign]
+    async with make_app(given, "browse").run_test(size=(100, 30)) as pilot:
+        await past_opening(pilot)
+        browser = Browser(pilot)
+
+        def failed() -> bool:
+            seen.append(browser.text)
+            return not problems and "see the log" in browser.text
+
+        await browser.until(failed)
+        held.set()
+        await browser.until(lambda: "data/" in browser.text)
+
+
+async def test_a_detail_that_was_read_at_last_has_no_error(make_app: AppMaker) -> None:
+    store = MemoryStore({})
+    async with make_app(services(store), "browse").run_test(size=(120, 30)) as pilot:
+        browser = await opened(pilot, store, "")
+        store.data["late.txt"] = b"here it is"
+        head = store.head
+
+        def refuse(key: str) -> Any:
+            raise StorageError(f"AccessDenied: {key}")
+
+        store.head = refuse  # type: ignore[method-assign]
+        await browser.press("r")
+        await browser.until(lambda: "AccessDenied" in browser.text)
+        store.head = head  # type: ignore[method-assign]
+        browser.screen.read_detail()
+        await browser.until(lambda: "here it is" in browser.text)
+        assert "AccessDenied" not in browser.text
+
+
+async def test_go_to_accepts_a_uri_and_refuses_that_of_another_bucket(make_app: AppMaker) -> None:
+    store = MemoryStore({"data/1": b"1"})
+    async with make_app(services(store), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.press("g")
+        await browser.answer(PromptScreen, "oss://elsewhere/data/")
+        await browser.until(lambda: "oss://elsewhere is not the bucket that shows" in browser.text)
+        await browser.answer(PromptScreen, store.uri("data/"))
+        await browser.until(lambda: browser.screen.model.prefix == "data/")
+        await browser.press("g")
+        await browser.answer(PromptScreen, "/")
+        await browser.until(lambda: browser.screen.model.prefix == "")

@@ -371,7 +371,7 @@ def test_pictures(
     monkeypatch.setattr("ossconsole.tui.browse.detail.object_details", details)
     monkeypatch.setattr("ossconsole.tui.browse.commands.versioning", lambda _: Versioning.ENABLED)
     unfinished = [UnfinishedUpload("big/one.tar", "0004B9", int(START), 12, 100 << 20)]
-    monkeypatch.setattr("ossconsole.tui.browse.commands.list_uploads", lambda *_: unfinished)
+    monkeypatch.setattr("ossconsole.tui.browse.jobs.list_uploads", lambda *_: unfinished)
     monkeypatch.setattr("ossconsole.tui.browse.commands.presigned_url", lambda *_: "http://127.0.0.1:9000/signed")
     monkeypatch.setattr("ossconsole.tui.browse.screen._READ_DELAY_S", 0.01)
     monkeypatch.setattr("ossconsole.tui.browse.commands.Path.cwd", lambda: Path("/data"))

@@ -69,6 +69,24 @@ class PlainUpload(Job):
         self._unused = UnusedCounter()
         self._lock = threading.Lock()
 
+    def retry(self) -> PlainUpload | None:
+        """A job for the rest. Of a comparison only its failures: what else is missing a new comparison finds."""
+        entries = None
+        if self._entries is not None:
+            failed = {failure.path for failure in self.failures}
+            entries = [entry for entry in self._entries if entry.key in failed]
+            if not entries or self.error is not None:
+                return None
+        return PlainUpload(
+            self._store,
+            self._source,
+            self._prefix,
+            threads=self._threads,
+            part_size=self._part_size,
+            bandwidth=self._cap.limit,
+            entries=entries,
+        )
+
     @property
     def unused(self) -> tuple[Unused, ...]:
         """The entries below the folder that are not sent, by reason."""

@@ -85,10 +85,15 @@ class Delete(Job):
         super().__init__(f"Delete in {store.uri()}", threads=_DELETE_THREADS)
         self._store = store.pausing(self.wait_to_retry)
         self._sources = sources
+        self._failed: list[ObjectSummary] = []
 
     def work(self) -> None:
         """Deletes batch by batch."""
         self.pool(self._batches(), self._delete)
+
+    def retry(self) -> Delete | None:
+        """A job for the objects that failed. Never for the prefixes: by now they may have other objects."""
+        return Delete(self._store, self._failed) if self._failed and self.error is None else None
 
     def _batches(self) -> Iterator[list[ObjectSummary]]:
         from ossconsole.storage.client import DELETE_BATCH_SIZE
@@ -115,22 +120,27 @@ class Delete(Job):
         except StorageError as error:
             self._breaker.check(error)
             for found in together:
-                self.fail(found.key, error, found.size)
+                self._keep(found, error)
             together = []
         for found in together:
             if found.key in gone:
                 self.succeed(found.key, found.size)
             else:
-                self.fail(found.key, ConsoleError(f"OSS did not delete {safe_text(found.key)}."), found.size)
+                self._keep(found, ConsoleError(f"OSS did not delete {safe_text(found.key)}."))
         for found in batch:
             if not _fits_xml(found.key):
                 self._delete_alone(found)
+
+    def _keep(self, summary: ObjectSummary, error: ConsoleError) -> None:
+        self._failed.append(summary)
+        self.fail(summary.key, error, summary.size)
 
     def _delete_alone(self, summary: ObjectSummary) -> None:
         try:
             self._store.delete(summary.key)
         except StorageError as error:
-            self.refused(summary.key, error, summary.size)
+            self._breaker.check(error)
+            self._keep(summary, error)
         else:
             self.succeed(summary.key, summary.size)
 
@@ -165,11 +175,18 @@ class Copy(Job):
         self._move = move
         self._replace = replace
         self._keeps_versions = False
+        self._failed: list[ObjectSummary] = []
 
     def work(self) -> None:
         """Copies every object."""
         self._keeps_versions = self._reads_versions()
         self.pool(self.counted(objects_of(self._store, self._sources)), self._copy)
+
+    def retry(self) -> Copy | None:
+        """A job for the objects that failed; None after another end, as the copies of the others exist by now."""
+        if not self._failed or self.error is not None:
+            return None
+        return Copy(self._store, self._failed, self._base, self._target, move=self._move, replace=self._replace)
 
     def _copy(self, summary: ObjectSummary) -> None:
         self.check_cancelled()
@@ -189,6 +206,7 @@ class Copy(Job):
                 self._store.delete(summary.key)
         except StorageError as error:
             self.refused(summary.key, error, summary.size)
+            self._failed.append(summary)
         else:
             self.succeed(summary.key, summary.size)
 
@@ -314,6 +332,10 @@ class Restore(Job):
     def work(self) -> None:
         """Requests the restore of every archived object."""
         self.pool(self.counted(objects_of(self._store, self._sources)), self._restore)
+
+    def retry(self) -> Restore:
+        """The same again: what was requested before is in progress, which is no failure."""
+        return Restore(self._store, self._sources, days=self._days, tier=self.tier)
 
     def _restore(self, summary: ObjectSummary) -> None:
         archived = summary.storage_class in ARCHIVED

@@ -123,6 +123,7 @@ class Download(Job):
         self._open_files: set[ResumableFile] = set()
         self._mismatched: list[DownloadItem] = []
         self._rounds_left = _ROUNDS
+        self._kept = 0  # files that differ
         self._lock = threading.Lock()
 
     def retry(self) -> Download:
@@ -143,6 +144,8 @@ class Download(Job):
         finally:
             for file in self._open_files:
                 file.close()
+            if self._kept:
+                self.note = f"{self._kept:,} of them differ and were kept"
 
     def _round(self, tasks: Iterable[Callable[[], None]]) -> None:
         self._rounds_left -= 1
@@ -195,7 +198,11 @@ class Download(Job):
             return None  # a folder marker
         path, number = item.path, 0
         while os.path.lexists(path):
-            if self._same(item, path) or self._existing is Existing.KEEP:
+            if self._same(item, path):
+                return None
+            if self._existing is Existing.KEEP:
+                with self._lock:
+                    self._kept += 1
                 return None
             if self._existing is Existing.REPLACE:
                 break
@@ -260,6 +267,7 @@ class Download(Job):
             return []
         file = ResumableFile(target, self._store.head(item.key))
         self._open_files.add(file)
+        _check_space(target, file)
         return [file]
 
     def _part(self, item: DownloadItem, file: ResumableFile, part: int) -> None:
@@ -302,6 +310,22 @@ class Download(Job):
                 self._mismatched.append(item)
         else:
             self.tracker.complete(item.key, 0)
+
+
+def _check_space(target: Path, file: ResumableFile) -> None:
+    """Raises ConsoleError where the rest of a large file cannot fit, before minutes of it fill the disk."""
+    partial = partial_path(target)
+    there = max(file.resumed_bytes, partial.stat().st_blocks * 512)
+    missing, status = file.info.size - there, os.statvfs(target.parent)
+    free = status.f_bavail * status.f_frsize
+    if missing <= free or not status.f_blocks:  # some file systems of a network know no sizes
+        return
+    if not file.resumed_bytes:
+        partial.unlink(missing_ok=True)
+    raise ConsoleError(
+        f"{safe_text(str(target))} needs {missing:,} bytes more, and its disk has {free:,} free.",
+        remedy="Free space, or select another folder.",
+    )
 
 
 def plan_downloads(objects: Iterable[ObjectSummary], base: str, folder: Path) -> Iterator[DownloadItem]:

@@ -296,6 +296,10 @@ class Job(BackgroundJob):
         """The figures of this moment."""
         return self.tracker.snapshot()
 
+    def retry(self) -> Job | None:
+        """A new job that does what this one, which has ended, has not; None where that has to be selected again."""
+        return None
+
     def fail(self, key: str, error: Exception, size: int = 0) -> None:
         """Records an object as failed."""
         code, request_id = (error.code, error.request_id) if isinstance(error, StorageError) else ("", "")

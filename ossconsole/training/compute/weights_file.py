@@ -63,7 +63,7 @@ def read_weights(data: bytes, where: str) -> Weights:
 
 def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
     """A dictionary saved with torch.save, loaded without running code. Raises ConsoleError for anything else."""
-    _refuse_too_large(data, where)
+    refuse_too_large(len(data), where)
     _refuse_compressed(data, where)
     try:
         with warnings.catch_warnings():
@@ -78,9 +78,10 @@ def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
     return loaded
 
 
-def _refuse_too_large(data: bytes, where: str) -> None:
-    if len(data) > MAX_WEIGHTS_BYTES:
-        raise ConsoleError(f"{where} has {len(data):,} bytes, too large for weights.", remedy="Select another file.")
+def refuse_too_large(size: int, where: str) -> None:
+    """Raises ConsoleError for a file of more than MAX_WEIGHTS_BYTES, before it is read."""
+    if size > MAX_WEIGHTS_BYTES:
+        raise ConsoleError(f"{where} has {size:,} bytes, too large for weights.", remedy="Select another file.")
 
 
 def _refuse_compressed(data: bytes, where: str) -> None:
@@ -97,7 +98,7 @@ def _refuse_compressed(data: bytes, where: str) -> None:
 
 
 def _of_safetensors(data: bytes, where: str) -> Weights:
-    _refuse_too_large(data, where)
+    refuse_too_large(len(data), where)
     try:
         metadata = read_header(lambda start, length: data[start : start + length], len(data)).metadata
         state = safetensors.torch.load(data)

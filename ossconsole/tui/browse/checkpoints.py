@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import fastcrc
 import msgspec
 from textual import work
 from textual.app import ComposeResult
@@ -28,7 +29,8 @@ from ossconsole.storage.checkpoints.inspect import (
 from ossconsole.storage.jobs.actions import Copy, ObjectOrPrefix
 from ossconsole.storage.jobs.download import Download
 from ossconsole.storage.jobs.job import Job, JobState
-from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.multipart import PART_SIZE
+from ossconsole.storage.objects import ObjectInfo, ObjectSummary
 from ossconsole.telemetry.events import Checkpoint
 from ossconsole.telemetry.runs import read_events, record_path
 from ossconsole.training.checkpoints.export import check_out, export_weights
@@ -37,7 +39,7 @@ from ossconsole.tui.browse.browser import Browser
 from ossconsole.tui.browse.detail import FIELD_LABELS, field_text, metric_label, metric_text
 from ossconsole.tui.kit.screen import ConsoleModal
 from ossconsole.tui.kit.scroll import Block, DetailView
-from ossconsole.tui.kit.text import Line, number, percent, shorten_middle, size
+from ossconsole.tui.kit.text import Line, number, percent, shorten_middle, size, wrap
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -228,22 +230,42 @@ class WeightsDownload(Job):
     moves_bytes = True
 
     def __init__(self, store: ObjectStore, source: ObjectSummary, out: Path) -> None:
-        super().__init__(f"Weights of {safe_text(source.key)}", threads=1)
+        super().__init__(f"Weights of {safe_text(source.key)}")
         self._store = store.pausing(self.wait_to_retry)
         self._source = source
         self._out = out
 
     def work(self) -> None:
-        """Reads the checkpoint whole, as its tensors are in any place of the file."""
-        from ossconsole.training.compute.weights_file import read_weights
+        """Reads the checkpoint whole, as its tensors are in any place of the file. Raises ConsoleError."""
+        from ossconsole.training.compute.weights_file import read_weights, refuse_too_large
 
-        self.tracker.add_total(1, self._source.size)
+        where = self._store.uri(safe_text(self._source.key))
+        info = self._store.head(self._source.key)  # of a symbolic link, the listing has another size
+        refuse_too_large(info.size, where)
+        self.tracker.add_total(1, info.size)
         self.tracker.totals_known()
-        data = self._store.get(self._source.key)
+        data = self._fetched(info, where)
         self.check_cancelled()
-        where = self._store.uri(self._source.key)
         export_weights(read_weights(data, where), where, self._out)
-        self.tracker.complete(None, self._source.size)
+        self.tracker.complete(None, 0)  # its bytes were counted part by part
+
+    def _fetched(self, info: ObjectInfo, where: str) -> bytes:
+        parts: dict[int, bytes] = {}
+
+        def fetch(start: int) -> None:
+            self.check_cancelled()
+            parts[start] = self._store.get_range(info.key, start, min(PART_SIZE, info.size - start))
+            self.tracker.advance(start, len(parts[start]))
+
+        self.pool(range(0, info.size, PART_SIZE), fetch)
+        data = b"".join(parts.pop(start) for start in sorted(parts))
+        if len(data) != info.size or info.crc64 not in {None, fastcrc.crc64.xz(data)}:
+            raise ConsoleError(f"{where} was replaced while it was read.", remedy="Try again.")
+        return data
+
+    def retry(self) -> WeightsDownload:
+        """The same again: the parts were in memory alone."""
+        return WeightsDownload(self._store, self._source, self._out)
 
 
 @work(exclusive=True, group="dialog", exit_on_error=False)
@@ -342,8 +364,8 @@ class CheckpointCompareScreen(ConsoleModal):
             self._download.start()
             self._download.wait()
             if self._download.state is not JobState.DONE:
-                failed = self._download.failures
-                raise ConsoleError(failed[0].reason if failed else "The download was cancelled.")
+                failed = [failure.reason for failure in self._download.failures]
+                raise self._download.error or ConsoleError(failed[0] if failed else "The download was cancelled.")
             files.append(next(path for path in below.iterdir() if path.is_file()))
         return files
 
@@ -365,7 +387,7 @@ class CheckpointCompareScreen(ConsoleModal):
             line.add(shorten_middle(left, half), style).to(17 + half).add(shorten_middle(right, half), style)
             lines.append(line)
         if self._status:
-            lines.append(Line((f" {self._status}", "warn")))
+            lines += [Line((f" {part}", "warn")) for part in wrap(safe_text(self._status), width - 2)]
         lines.append(Line())
         pairs = pair_tensors(self._left, self._right)
         changed = sum(pair.change != "same shape" for pair in pairs)

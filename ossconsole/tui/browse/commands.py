@@ -31,12 +31,13 @@ from ossconsole.storage.jobs.actions import (
 )
 from ossconsole.storage.jobs.download import Download, Existing, local_component
 from ossconsole.storage.jobs.job import Job, JobState
-from ossconsole.storage.multipart import UnfinishedUpload, abort_upload, list_uploads
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.tui.browse.browser import Browser, DetailRead
 from ossconsole.tui.browse.checkpoints import WeightsDownload, check_file, weights_source
 from ossconsole.tui.browse.detail import Detail
+from ossconsole.tui.browse.jobs import job_ended
 from ossconsole.tui.browse.model import Selection
+from ossconsole.tui.browse.navigation import typed_key
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import (
     Choice,
@@ -47,8 +48,7 @@ from ossconsole.tui.kit.dialogs import (
     TextScreen,
     TypedConfirmScreen,
 )
-from ossconsole.tui.kit.jobs import job_row
-from ossconsole.tui.kit.text import Line, moment, shorten_middle, size
+from ossconsole.tui.kit.text import Line, shorten_middle, size
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -174,7 +174,7 @@ async def _count_all(screen: Browser, store: ObjectStore, sources: Sequence[Obje
         return UsageTotals(objects=len(objects), bytes=sum(source.size for source in objects))
     job = Usage(store, sources)
     screen.run_job(job)
-    await asyncio.to_thread(job.wait)
+    await job_ended(job)
     return job.totals if job.state is JobState.DONE else None
 
 
@@ -200,12 +200,19 @@ async def _copy_or_rename(screen: Browser, *, move: bool) -> None:
         base = key_of(sources[0])
         question = f"{verb} {_label(sources)} to this name in the bucket:"
 
-    def make(target: str) -> Copy:
-        return Copy(store, sources, base, target, move=move)
+    def make(text: str) -> Copy:
+        return Copy(store, sources, base, _target_of(sources, typed_key(store, text)), move=move)
 
     answer = await screen.ask(PromptScreen(verb, question, base, check=make))
     if answer:
         _run_on(screen, selection, make(answer))
+
+
+def _target_of(sources: Sequence[ObjectOrPrefix], text: str) -> str:
+    """What the typed name means: a folder's, and that for several sources, ends in a slash; an object goes into one."""
+    if len(sources) == 1 and isinstance(sources[0], ObjectSummary):
+        return text + sources[0].key.rpartition("/")[2] if text.endswith("/") else text
+    return text if not text or text.endswith("/") else f"{text}/"
 
 
 def _run_on(screen: Browser, selection: Selection, job: Job, report: Callable[[], None] | None = None) -> None:
@@ -307,12 +314,7 @@ def count(screen: Browser) -> None:
     if len(sources) == 1:
         screen.usage = (key_of(sources[0]), job)
 
-    def finished(_: Job) -> None:
-        if job.state is JobState.DONE:
-            text = f"{job.title}: {counted(job.totals.objects, 'object')}, {size(job.totals.bytes)}"
-            screen.notify(text, markup=False, timeout=8)
-
-    screen.run_job(job, finished)
+    screen.run_job(job)
 
 
 def check_manifest(screen: Browser) -> None:
@@ -393,71 +395,7 @@ def _read_images(screen: Browser, store: ObjectStore, detail: Detail) -> None:
         screen.post_message(DetailRead(detail))
 
 
-# Unfinished uploads and jobs
-
-
-@work(exclusive=True, group="dialog", exit_on_error=False)
-async def uploads(screen: Browser) -> None:
-    """List the unfinished multipart uploads below this prefix, and abort them."""
-    store, prefix = screen.store, screen.model.prefix
-    if store is None:
-        return
-    found = await screen.request(lambda: list(list_uploads(store, prefix)))
-    if not found:
-        if found is not None:
-            screen.notify("No unfinished uploads here.", timeout=3)
-        return
-    rows = [
-        Line(
-            (f" {moment(u.begun)}  {counted(u.parts, 'part'):>10} {size(u.bytes):>9}  ", "dim"),
-            (safe_text(u.key), "text"),
-        )
-        for u in found
-    ]
-    readonly = screen.services.readonly
-    hint, keys = ("read-only", "") if readonly else ("x abort · X abort all", "xX")
-    answer = await screen.ask(ListScreen("Unfinished uploads", rows, hint=hint, keys=keys))
-    if not answer or answer[0] == "enter":
-        return
-    doomed = found if answer[0] == "X" else [found[answer[1]]]
-    amount = f"{counted(len(doomed), 'upload')}, {size(sum(upload.bytes for upload in doomed))}"
-    text = f"{amount}. Clients still uploading them will get errors."
-    dialog = TypedConfirmScreen("Abort uploads", text, word=f"abort {len(doomed)}", button="Abort")
-    if await screen.ask(dialog):
-        aborted = await screen.request(lambda: _abort(store, doomed))
-        if aborted is not None:
-            screen.notify(f"{counted(aborted, 'upload')} aborted.", timeout=4)
-
-
-def _abort(store: ObjectStore, uploads: Sequence[UnfinishedUpload]) -> int:
-    for upload in uploads:
-        abort_upload(store, upload)
-    return len(uploads)
-
-
-@work(exclusive=True, group="jobs", exit_on_error=False)  # not that of the other dialogs: one may wait for a job
-async def jobs(screen: Browser) -> None:
-    """List all jobs: cancel or retry one, or show its failures."""
-    listed = list(reversed(screen.console.jobs))
-    if not listed:
-        screen.notify("No jobs.", timeout=3)
-        return
-    hint = "x cancel · a retry · enter show failures"
-
-    def rows() -> list[Line]:
-        return [job_row(job) for job in listed]
-
-    answer = await screen.ask(ListScreen("Jobs", rows(), hint=hint, keys="xa", read=rows))
-    if not answer:
-        return
-    job = listed[answer[1]]
-    if answer[0] == "x":
-        job.cancel()
-    elif answer[0] == "a" and isinstance(job, Download) and not job.alive:
-        screen.run_job(job.retry())
-    elif answer[0] == "enter" and job.failures:
-        text = "\n".join(safe_text(failure.reason) for failure in job.failures[:1000])
-        await screen.ask(TextScreen("Failures", text, job.title, working_folder() / "oss-failures.txt"))
+# Words
 
 
 def _label(sources: Sequence[ObjectOrPrefix]) -> str:

@@ -63,6 +63,7 @@ class Detail:
 
         Blocks. `on_change` is called, in this thread, whenever a part has arrived.
         """
+        self.problem = ""  # of an earlier attempt
         try:
             if self.is_folder:
                 self.content = read_folder(store, self.key)
@@ -173,9 +174,9 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
         lines += _wrapped(
             f"Loading it would run code: it references {shown}{more}. Nothing was executed here.", width, "bad"
         )
-    for name in ("run", "epoch", "step"):
-        if name in checkpoint.fields:
-            lines += _pair(name, field_text(checkpoint.fields[name]), width, "strong")
+    for label, name in (("run", "run"), ("epoch", "epoch"), ("step", "step"), ("step", "global_step")):
+        if name in checkpoint.fields and not (name == "global_step" and "step" in checkpoint.fields):
+            lines += _pair(label, field_text(checkpoint.fields[name]), width, "strong")
     for name, value in checkpoint.metrics.items():
         lines += _pair(safe_text(metric_label(name)), metric_text(name, value), width, "good")
     lines += _pair("parameters", f"{checkpoint.parameters:,}", width)
@@ -201,7 +202,18 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
     return [*lines, Line(), _title("Tensors"), *_tensors(checkpoint, width)] if checkpoint.model else lines
 
 
-_FIELDS_SHOWN = {"run", "epoch", "step", "model_name", "sample_format", "image_size", "classes", "seed", "top1"}
+_FIELDS_SHOWN = {
+    "run",
+    "epoch",
+    "step",
+    "global_step",
+    "model_name",
+    "sample_format",
+    "image_size",
+    "classes",
+    "seed",
+    "top1",
+}
 FIELD_LABELS = {"model_name": "model", "sample_format": "format", "image_size": "image px"}
 _METRIC_LABELS = {
     "top1": "top-1",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 from textual import work
@@ -18,7 +20,11 @@ from ossconsole.tui.kit.dialogs import ListScreen, PromptScreen
 from ossconsole.tui.kit.text import Line, moment
 
 _SORT_ORDER = (SortKey.NAME, SortKey.SIZE, SortKey.MODIFIED, SortKey.STORAGE_CLASS)
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
+
 _BOOKMARKS = "bookmarks"
+_SCHEME = "oss://"
 _LISTED_AGAIN = 5_000  # rows, which are five requests
 
 
@@ -110,9 +116,25 @@ def _open_prefix(screen: Browser, prefix: str) -> None:
 async def go_to(screen: Browser) -> None:
     """List any prefix on the server: a folder, or the beginning of keys."""
     question = "A prefix to list on the server: a folder, or the beginning of names."
-    answer = await screen.ask(PromptScreen("Go to", question, screen.model.prefix))
-    if answer is not None and screen.store is not None:
-        screen.open_folder(answer.removeprefix(f"oss://{screen.store.profile.bucket}/"))
+    store = screen.store
+    if store is None:
+        return
+    check = functools.partial(typed_key, store)
+    answer = await screen.ask(PromptScreen("Go to", question, screen.model.prefix, check=check))
+    if answer is not None and screen.store is store:
+        screen.open_folder(typed_key(store, answer).lstrip("/"))  # no key begins with a slash
+
+
+def typed_key(store: ObjectStore, text: str) -> str:
+    """The key or prefix that was typed, also as the URI of this bucket. Raises ConsoleError for that of another one."""
+    if not text.startswith(_SCHEME):
+        return text
+    bucket, _, key = text.removeprefix(_SCHEME).partition("/")
+    if bucket != store.profile.bucket:
+        raise ConsoleError(
+            f"oss://{safe_text(bucket)} is not the bucket that shows.", remedy="o on Browse opens another one."
+        )
+    return key
 
 
 # Buckets and bookmarks

@@ -26,7 +26,7 @@ from ossconsole.storage.checkpoints.inspect import CheckpointInfo
 from ossconsole.storage.jobs.actions import ObjectOrPrefix
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.listing import ListingState
-from ossconsole.tui.browse import checkpoints, commands, navigation, table, transfers
+from ossconsole.tui.browse import checkpoints, commands, jobs, navigation, table, transfers
 from ossconsole.tui.browse.browser import Changed, Connected, DetailRead
 from ossconsole.tui.browse.detail import Detail, detail_blocks, read_index
 from ossconsole.tui.browse.local import LocalPane
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 _READ_DELAY_S = 0.2  # the cursor rests on a row this long before it is read: moving through a folder sends no requests
 _REPORT_S = 0.5  # also while another screen shows: the next job of a sync waits for it
-_FINISHED_SHOWN = 2  # jobs that have ended and still show, so that their result can be read
 _WRITES = {"upload", "delete", "copy", "rename", "best", "restore", "train_from"}
 _NEEDS_CONTENT = {"image": ImageContent, "check_manifest": Manifest}
 _NEEDS_BUCKET = {action.name for action in actions.of("browse")}
@@ -95,8 +94,8 @@ class BrowseScreen(ConsoleScreen):
     action_check_manifest = commands.check_manifest
     action_image = commands.image
     action_images = commands.images
-    action_uploads = commands.uploads
-    action_jobs = commands.jobs
+    action_uploads = jobs.uploads
+    action_jobs = jobs.jobs
     action_train_from = checkpoints.train_from
     action_best = checkpoints.best
     action_compare = checkpoints.compare
@@ -113,6 +112,7 @@ class BrowseScreen(ConsoleScreen):
         self._state: ConsoleState | None = None
         self._profile_store: ObjectStore | None = None  # `store` may be another bucket of the account
         self._connecting = False
+        self._refusal = ""  # why the last attempt to connect has failed
         self._read_timer: Timer | None = None
         self._drawn: tuple[object, ...] = ()
         self._manifest_requested: tuple[object, str] | None = None
@@ -164,11 +164,7 @@ class BrowseScreen(ConsoleScreen):
 
     def run_job(self, job: Job, on_finished: Callable[[Job], None] | None = None) -> None:
         """See `Browser.run_job`."""
-        jobs = self.console.jobs
-        finished = [other for other in jobs if not other.alive and other not in self._on_finished]
-        for other in finished[: max(0, len(finished) - _FINISHED_SHOWN + 1)]:
-            jobs.remove(other)
-        jobs.append(job)
+        jobs.add_job(self.console.jobs, job, self._on_finished)
         self._on_finished[job] = on_finished or (lambda _: None)
         job.start()
         self.redraw()
@@ -179,9 +175,9 @@ class BrowseScreen(ConsoleScreen):
             if job.error is not None:
                 self.show_error(job.error)
             elif job.failures:
-                self.show_error(ConsoleError(table.failure_text(job), remedy="Press J to see failures and to retry."))
+                self.show_error(ConsoleError(jobs.failure_text(job), remedy="Press J to see failures and to retry."))
             elif job.state is JobState.DONE:
-                self.notify(f"{job.title}: done.", markup=False, timeout=4)
+                self.notify(jobs.result_text(job), markup=False, timeout=4)
             on_finished(job)
 
     # Connection
@@ -203,20 +199,27 @@ class BrowseScreen(ConsoleScreen):
 
     @work(thread=True, group="connect", exit_on_error=False)
     def _connect(self, *, changed: bool) -> None:
+        problem = "The bucket cannot be opened: an unexpected error, see the log."
         try:
-            store = self.services.store(EndpointKind.STANDARD)
+            self.post_message(Connected(self.services.store(EndpointKind.STANDARD), changed=changed))
+            problem = ""
         except ConsoleError as error:
-            self.app.call_from_thread(self._connection_failed, error)
-        else:
-            self.post_message(Connected(store, changed=changed))
+            problem = str(error)
+        finally:
+            if problem:
+                self.app.call_from_thread(self._connection_failed, problem)
 
-    def _connection_failed(self, error: ConsoleError) -> None:
-        self._connecting = False
-        self.show_error(error)
+    def _connection_failed(self, problem: str) -> None:
+        self._connecting, self._refusal = False, problem
+        self.set_timer(table.RECONNECT_S, self._forget_state)
+
+    def _forget_state(self) -> None:
+        if self.store is None:
+            self._state = None  # the next tick connects
 
     @on(Connected)
     def _connected(self, event: Connected) -> None:
-        self._connecting = False
+        self._connecting, self._refusal = False, ""
         if event.store is not self._profile_store:
             self.store = self._profile_store = event.store
             self.show_bucket()
@@ -406,7 +409,7 @@ class BrowseScreen(ConsoleScreen):
 
     def _path_lines(self, width: int, _height: int) -> Sequence[Line]:
         if self.store is None:
-            return notice(self.services.state, self.glyphs, width) or [Line((" Connecting.", "dim"))]
+            return notice(self.services.state, self.glyphs, width) or table.connecting_lines(self._refusal, width)
         return [table.path_line(self.model, self.store.profile.bucket, width, self.glyphs)]
 
     def _header_line(self, width: int) -> Line:

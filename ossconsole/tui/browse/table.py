@@ -123,6 +123,17 @@ def path_line(model: BrowseModel, bucket: str, width: int, glyphs: Glyphs) -> Li
     return line.add(tail, "warn")
 
 
+RECONNECT_S = 5.0
+
+
+def connecting_lines(refusal: str, width: int) -> list[Line]:
+    """That the bucket is being opened; after a failure, why it could not be."""
+    if not refusal:
+        return [Line((" Connecting.", "dim"))]
+    reasons = [Line((f" {part}", "bad")) for part in wrap(safe_text(refusal), width - 2)]
+    return [*reasons, Line((f" It is tried again every {RECONNECT_S:.0f} s.", "dim"))]
+
+
 _ERROR_ROWS = 3
 
 
@@ -130,7 +141,10 @@ def status_lines(model: BrowseModel, glyphs: Glyphs, width: int, waiting: str = 
     """The state of the listing; an error of it in full, as the toast that says the same leaves."""
     if model.error is None:
         return [_status_line(model, glyphs, waiting)]
-    loaded = Line((f" {model.rows.count:,} loaded; press ", "text"), ("r", "primary"), (" to continue.", "text"))
+    loaded = Line((f" {model.rows.count:,} loaded; press ", "text"), ("r", "primary"), (" to continue", "text"))
+    if not model.rows.count:  # a key may be allowed to list some prefixes alone
+        loaded.add(", or ", "text").add("g", "primary").add(" to list another prefix", "text")
+    loaded.add(".", "text")
     return [loaded, *(Line((f" {part}", "bad")) for part in wrap(model.error.message, width - 2)[:_ERROR_ROWS])]
 
 
@@ -176,12 +190,6 @@ def _activity(model: BrowseModel, glyphs: Glyphs) -> str:
     if not model.settled:
         return f"  sorting{glyphs.ellipsis}"
     return "  empty" if model.listing.is_complete and not model.rows.count else ""
-
-
-def failure_text(job: Job) -> str:
-    """The first failure of a job, and the number of the others."""
-    more = len(job.failures) - 1
-    return f"{job.title}: {job.failures[0].reason}{f' and {more} more' if more else ''}"
 
 
 _JOBS_SHOWN = 3

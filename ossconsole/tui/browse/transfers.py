@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,6 +16,7 @@ from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.jobs.sync import Direction, SyncComparison, SyncDifference, SyncEntry, SyncPlan
 from ossconsole.tui.browse import commands
 from ossconsole.tui.browse.browser import Browser
+from ossconsole.tui.browse.jobs import job_ended
 from ossconsole.tui.browse.local import LocalPane
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, TypedConfirmScreen
@@ -27,7 +27,6 @@ from ossconsole.tui.kit.text import Line, shorten_middle, size
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
 
-_POLL_S = 0.05
 _KEEP, _REPLACE = "keep", "replace"
 
 Command = Callable[[Browser], object]
@@ -152,8 +151,7 @@ async def _compared(
     """The plan, compared by a job; None where that fails or is cancelled."""
     job = SyncComparison(store, screen.local.folder, screen.model.rows.base, direction, names=names)
     screen.run_job(job)
-    while job.alive:  # noqa: ASYNC110 - it ends in a thread that knows no event loop
-        await asyncio.sleep(_POLL_S)
+    await job_ended(job)
     return job.plan
 
 

@@ -341,7 +341,8 @@ class FormScreen(ConsoleModal):
 class ListScreen(ConsoleModal):
     """Returns (key, index of the row) for Enter or one of `keys`, or None.
 
-    With `read`, the rows are painted again twice a second from what it returns, which has as many.
+    With `read`, the rows are painted again twice a second from what it returns, which has as many. The cursor begins at
+    the row `at`.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q", "back", show=False)]
@@ -354,8 +355,10 @@ class ListScreen(ConsoleModal):
         hint: str = "enter OK",
         keys: str = "",
         read: Callable[[], Sequence[Line]] | None = None,
+        at: int = 0,
     ) -> None:
         super().__init__()
+        self._at = at
         self._title = title
         self._rows = rows
         self._read = read
@@ -370,7 +373,7 @@ class ListScreen(ConsoleModal):
     def on_mount(self) -> None:
         """Fill the list and focus it."""
         table = self.query_one(VirtualTable)
-        table.show(self._rows)
+        table.show(self._rows, self._at)
         table.styles.height = min(max(1, len(self._rows)), 16)
         table.focus()
         if self._read is not None:
