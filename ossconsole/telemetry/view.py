@@ -175,8 +175,8 @@ class RunView:
     def _end_of_epoch_s(self, event: events.Epoch) -> float:
         """How long the end of an epoch takes, with its validation.
 
-        An epoch also lasts longer than its steps where the run was paused or waited for an endpoint. Neither comes again
-        in each epoch.
+        An epoch also lasts longer than its steps where the run was paused or waited for an endpoint. Neither recurs in
+        each epoch.
         """
         lasted = event.seconds - self._epoch_step_s
         if self.last_step is not None:
