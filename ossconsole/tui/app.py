@@ -292,7 +292,9 @@ class ConsoleApp(ConsoleTextualApp):
             gc.collect()
 
     def on_unmount(self) -> None:
-        """Collect garbage as usual again; else libraries report leaks on the terminal at the end of the process."""
+        """End auto A/B. Collect garbage as usual again; else libraries report leaks on the terminal at the end."""
+        if "monitor" in self.__dict__:
+            self.monitor.leave("the console was closed")
         gc.unfreeze()
         gc.set_threshold(*self._gc_thresholds)
 

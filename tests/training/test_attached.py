@@ -164,6 +164,18 @@ def test_its_commands_reach_the_run_in_order() -> None:
     assert [asked[0] for asked in process.own_run.asked] == ["pause", "resume", "switch", "stop"]
 
 
+def test_commands_are_sent_before_their_console_exits() -> None:
+    process = FakeProcess(own_run=FakeRun())
+    RunRecord(record_path("run-1")).close()
+    with ControlServer(process):
+        run = AttachedRun("run-1", os.getpid())
+        run.flush(DEADLINE_S)  # nothing to send
+        run.switch(EndpointKind.STANDARD, "auto A/B")
+        run.stop()
+        run.flush(DEADLINE_S)
+    assert [asked[0] for asked in process.own_run.asked] == ["switch", "stop"]
+
+
 def test_a_failed_command_is_reported_in_the_event_log(sleeper: subprocess.Popen[bytes]) -> None:
     RunRecord(record_path("run-1")).close()
     run = AttachedRun("run-1", sleeper.pid)

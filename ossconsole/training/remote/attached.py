@@ -33,7 +33,7 @@ class _Process:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.problems: deque[ConsoleError] = deque(maxlen=100)
-        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Command | threading.Event] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         try:
             self._process: psutil.Process | None = psutil.Process(pid)
@@ -56,9 +56,19 @@ class _Process:
             self._thread = threading.Thread(target=self._work, name=f"ask-{self.pid}", daemon=True)
             self._thread.start()
 
+    def flush(self, timeout_s: float) -> None:
+        """Waits until every command so far was sent, at most `timeout_s`: the thread ends with this process."""
+        if self._thread is not None:
+            sent = threading.Event()
+            self._commands.put(sent)
+            sent.wait(timeout_s)
+
     def _work(self) -> None:
         while True:
             command = self._commands.get()
+            if isinstance(command, threading.Event):
+                command.set()
+                continue
             try:
                 control.ask(self.pid, command)
             except ControlError as error:
@@ -138,6 +148,10 @@ class AttachedRun:
     def switch(self, kind: EndpointKind, reason: str = "requested") -> None:
         """Reads future batches through `kind`."""
         self._process.send(control.SwitchEndpoint(run=self.id, endpoint=kind, reason=reason))
+
+    def flush(self, timeout_s: float) -> None:
+        """Waits until every request so far was sent, at most `timeout_s`."""
+        self._process.flush(timeout_s)
 
     def _read(self) -> list[Event]:
         new: list[Event] = []
@@ -237,6 +251,10 @@ class AttachedUpload:
     def cancel(self) -> None:
         """Requests the end of the upload; it can be resumed later."""
         self._process.send(UploadAction(action="cancel"))
+
+    def flush(self, timeout_s: float) -> None:
+        """Waits until every request so far was sent, at most `timeout_s`."""
+        self._process.flush(timeout_s)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits for the end; False on timeout."""

@@ -57,6 +57,7 @@ class RunMonitor:
         """Apply the events since the last call, and return them."""
         run = self._services.run
         if run is not self._run:
+            self.leave("another profile was opened")
             self._run = run
             self.view = RunView()
             self.auto = self.control = self.request = None
@@ -79,6 +80,16 @@ class RunMonitor:
         if self.request is not None and (not self.busy or self.request.done(self.view)):
             self.request = None
         return events
+
+    def leave(self, why: str) -> None:
+        """End auto A/B before this console stops to switch the run, which may go on for hours: see `stay_on`."""
+        auto, run = self.auto, self._run
+        if auto is None or auto.done or run is None or not run.alive:
+            return
+        kind = auto.stay_on(self.view)
+        self._end_auto(why)
+        if kind is not None:
+            run.switch(kind, _AUTO)
 
     def start_control(self) -> None:
         """Start the A/A control on the endpoint in use; auto A/B ends."""
