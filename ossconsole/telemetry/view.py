@@ -75,6 +75,8 @@ class RunView:
         self.endpoint: EndpointKind | None = None
         self.last_step: events.Step | None = None
         self._entered_at = 0
+        self.peak_lr: float | None = None
+        """The peak of the schedule; None where that is not known."""
         self.last_epoch: events.Epoch | None = None
         self.best_top1: float | None = None
         self.last_checkpoint: events.Checkpoint | None = None
@@ -122,8 +124,8 @@ class RunView:
                 self._apply_checkpoint(event)
             case events.LoaderWorkers() | events.RankWork():
                 self.loader_waits.apply(event)
-            case events.Devices():
-                self.devices = event
+            case events.Devices() | events.LearningRate():
+                self._apply_fact(event)
             case events.Summary():
                 self.summary = event
                 self._apply_state(event.state, event.time)
@@ -143,6 +145,8 @@ class RunView:
         workers = event.settings.get("workers")
         self.loader_waits = LoaderWaits(workers if isinstance(workers, int) else 0)
         self.endpoint = self.settings.endpoint
+        peak = event.settings.get("learning_rate")
+        self.peak_lr = peak if isinstance(peak, float) and peak > 0 else None
         self.state = RunState.STARTING
         self.state_since = event.time
 
@@ -157,6 +161,12 @@ class RunView:
             self._interrupted = True
         if state.final:
             self.saving = None
+
+    def _apply_fact(self, event: events.Devices | events.LearningRate) -> None:
+        if isinstance(event, events.Devices):
+            self.devices = event
+        else:
+            self.peak_lr = event.peak
 
     def _apply_checkpoint(self, event: events.Saving | events.Checkpoint) -> None:
         if isinstance(event, events.Checkpoint):

@@ -129,6 +129,15 @@ def test_eta_expects_no_wait_for_an_endpoint_in_each_epoch_because_one_had_some(
     assert feed.view.eta_s() == pytest.approx(10.0 + 4.0)
 
 
+def test_the_peak_of_the_learning_rate_is_that_of_the_settings_until_it_is_changed() -> None:
+    assert Feed().view.peak_lr is None, "a script has a schedule of its own"
+    feed = Feed(learning_rate=0.1).steps(1, lr=0.01)
+    assert feed.view.peak_lr == 0.1
+    feed.view.apply(events.LearningRate(time=feed.time, peak=0.05))
+    assert feed.view.peak_lr == 0.05
+    assert feed.view.log[-1].text == "The peak learning rate is now 0.05."
+
+
 def test_a_step_limit_ends_the_run_earlier() -> None:
     feed = Feed(epochs=2, steps_per_epoch=10, max_steps=15)
     assert feed.view.total_steps == 15

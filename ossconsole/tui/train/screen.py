@@ -386,7 +386,7 @@ class TrainScreen(Dashboard):
         monitor = self.monitor
         if monitor.auto is not None and not monitor.auto.done:
             monitor.auto = None
-            self.notify("Auto A/B is off.", timeout=3)
+            self.notify(f"Auto A/B is off: the run stays on the {monitor.view.endpoint} endpoint.", timeout=4)
             return
         monitor.control = None
         monitor.auto = AutoCompare(seed=int(monitor.now))
@@ -409,15 +409,20 @@ class TrainScreen(Dashboard):
     @work(exclusive=True, group="learning-rate", exit_on_error=False)
     async def action_learning_rate(self) -> None:
         """Change the peak learning rate."""
-        run, step = self.monitor.run, self.monitor.view.last_step
-        present = number(step.lr, 4) if step else ""
-        question = "The new peak, from the next step on. The schedule continues from it."
-        prompt = PromptScreen("Learning rate", question, present, check=_check_learning_rate, replace=True)
+        run, view = self.monitor.run, self.monitor.view
+        peak = f"{view.peak_lr:g}" if view.peak_lr is not None else ""  # OK then changes nothing
+        now = f" The rate is now {number(view.last_step.lr, 4)}." if view.last_step else ""
+        question = f"The new peak, from the next step on.{now}"
+        prompt = PromptScreen("Peak learning rate", question, peak, check=_check_learning_rate, replace=True)
         text = await self.app.push_screen_wait(prompt)
         if text is not None and run is not None and run.alive:
-            after = self.monitor.view.step
             run.set_lr(float(text))
-            self._request("learning rate", f"learning rate {text.strip()}", lambda view: view.step > after)
+            after = self.monitor.view.step + 1  # a step that was under way ends first
+            self._request(
+                "learning rate",
+                f"learning rate {text.strip()}",
+                lambda view: view.peak_lr == float(text) or view.step > after,
+            )
 
     @work(exclusive=True, group="warm-up", exit_on_error=False)
     async def action_warm_up(self) -> None:
