@@ -150,6 +150,8 @@ class TrainingRun:
 
     is_remote = False
     """True for runs of another process; see `ossconsole.training.remote.attached`."""
+    reading: float | None = None
+    """See `ossconsole.training.remote.attached`: there is no record to read here."""
 
     def __init__(
         self,

@@ -81,23 +81,22 @@ def test_it_follows_the_record_to_the_end(sleeper: subprocess.Popen[bytes]) -> N
         assert not run.alive
 
 
-def test_a_long_record_is_caught_up_with_in_pieces(
-    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_record_is_caught_up_with_in_pieces(sleeper: subprocess.Popen[bytes]) -> None:
     with RunRecord(record_path("run-1")) as record:
         record.append(begun())
         for number in range(1, 3001):
             record.append(step(number))
-    monkeypatch.setattr(attached, "DRAIN_BUDGET_S", 0.0)
     run = AttachedRun("run-1", sleeper.pid)
-    pieces: list[list[events.Event]] = []
-
-    def caught_up() -> bool:
-        pieces.append(run.drain())
-        return sum(map(len, pieces)) == 3001
-
-    until(caught_up)
-    assert len([piece for piece in pieces if piece]) > 1
+    pieces: list[int] = []
+    shares: list[float] = []
+    while not pieces or run.reading is not None:
+        pieces.append(len(run.drain()))
+        shares += [] if run.reading is None else [run.reading]
+    assert sum(pieces) == 3001
+    assert max(pieces) < 3 * attached.PORTION
+    assert len(shares) > 1
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < shares[-1] <= 1
     assert run.alive
 
 

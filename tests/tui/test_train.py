@@ -181,6 +181,28 @@ async def test_the_dialog_of_the_learning_rate_has_the_peak_and_not_the_present_
     assert run.asked == [("set_lr", 0.25)]
 
 
+async def test_a_long_record_is_read_without_a_verdict_about_its_past(make_app: AppMaker) -> None:
+    """An attached run that began hours ago looked as if its endpoint did not answer."""
+    script = Script().state(RunState.RUNNING).steps(80)
+    run = running(script)
+    run.is_remote, run.reading = True, 0.34
+    app = make_app(FakeServices(run=run), now=script.time + 40_000)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        assert "Reading the record of the run: 34 %" in shown(app)
+        assert "reading the record…" in shown(app)
+        assert "may not answer" not in shown(app)
+        assert "ETA" not in shown(app)
+        await pilot.press("e", "a", "A")
+        await settle(pilot)
+        assert run.asked == [], "the endpoint in use is not known yet"
+        assert app.monitor.auto is app.monitor.control is None
+        done = len(script.events)
+        run.waiting, run.reading = list(script.steps(1).events[done:]), None
+        await settle(pilot)
+        assert "No step for 667 min" in shown(app)
+
+
 async def test_auto_compare_alternates_also_while_another_screen_shows(make_app: AppMaker) -> None:
     script = Script().state(RunState.RUNNING).steps(80)
     run = running(script)

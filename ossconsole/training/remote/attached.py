@@ -21,8 +21,8 @@ from ossconsole.telemetry.runs import RecordError, RecordReader, record_path
 from ossconsole.training.remote import control
 from ossconsole.training.remote.control import Command, ControlError, GetReport, UploadAction, UploadReport
 
-DRAIN_BUDGET_S = 0.05
-"""The longest time for one `drain`: a long record is read in pieces, so that the screen stays responsive."""
+PORTION = 500
+"""About so many events for one `drain`: a long record takes a minute, and keys must not wait for it."""
 
 _POLL_S = 0.5
 
@@ -82,6 +82,8 @@ class AttachedRun:
     """
 
     is_remote = True
+    reading: float | None = None
+    """How much of the record was read, 0 to 1, where `drain` has not come to its end yet; else None."""
 
     def __init__(self, run: str, pid: int) -> None:
         self.id = run
@@ -109,7 +111,7 @@ class AttachedRun:
         return self._reader.path
 
     def drain(self) -> list[Event]:
-        """The events since the last call, as far as they can be read within DRAIN_BUDGET_S."""
+        """The events since the last call, about PORTION at most."""
         if self._over:
             return []
         was_alive = self._process.alive  # checked first: its last events are read below
@@ -155,12 +157,13 @@ class AttachedRun:
 
     def _read(self) -> list[Event]:
         new: list[Event] = []
-        until = time.monotonic() + DRAIN_BUDGET_S
+        self.reading = None
         try:
             while more := self._reader.poll():
                 self._unreadable = False
                 new += more
-                if time.monotonic() >= until:
+                if len(new) >= PORTION:
+                    self.reading = self._reader.read_share
                     break
         except RecordError as error:  # the run continues; its file server may answer again
             if not self._unreadable:

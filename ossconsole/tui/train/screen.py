@@ -66,6 +66,8 @@ _FIELDS = (
 
 _OF_A_RUN = {"switch", "auto_compare", "control", "pause", "stop", "checkpoint", "learning_rate", "profile"}
 
+_OF_AN_ENDPOINT = {"switch", "auto_compare", "control"}
+
 
 class NewRun(msgspec.Struct, frozen=True):
     """A run to start. `dataset_prefix` replaces the profile's."""
@@ -253,6 +255,11 @@ class TrainScreen(Dashboard):
         return shown.words if shown and (shown.done or not over) else ""
 
     @property
+    def reading(self) -> float | None:
+        """Of a run of another process that began long before this console."""
+        return self.monitor.reading
+
+    @property
     def requested(self) -> str:
         """What the run was asked for and has not done yet."""
         return self.monitor.request.words if self.monitor.request is not None else ""
@@ -282,7 +289,9 @@ class TrainScreen(Dashboard):
         return super().check_action(action, parameters)
 
     def _allowed(self, action: str) -> bool | None:
-        """The same for the actions of a run that is alive."""
+        """The same for the actions of a run that is alive; while its past is read, its endpoint is not known."""
+        if action in _OF_AN_ENDPOINT and self.reading is not None:
+            return None
         if action in {"switch", "auto_compare"}:
             return True if self.context.has_accelerated and not self.context.foreign_loader else None
         return None if action == "control" and self.monitor.view.delivering is None else True
