@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _say = functools.partial(say, err=True)
 _POLL_S = 0.5
+_FLUSH_S = 3.0  # a process that is suspended does not answer
 _SWITCH_S = 0.001  # Python's default of 5 ms delays a key press several times before it is painted
 _CRASHED, _HUNG_UP = 1, 128 + signal.SIGHUP
 
@@ -110,6 +111,7 @@ def open_console(target: Target, *, readonly: bool, mouse: bool, demo: bool = Fa
             left = asyncio.run(_show(application, signals, options, mouse=mouse))
         finally:
             signals.detach()
+    _flush_commands(application)
     if left.crash:
         _say(left.crash)
     if signals.cause:
@@ -143,6 +145,15 @@ async def _show(
         app.crash(RuntimeError("The console ended without a request to exit."))
     crash = "".join(app.crash_lines)
     return _ExitState(_CRASHED if crash else app.return_code or 0, app.return_value, app.jobs, crash)
+
+
+def _flush_commands(application: Application) -> None:
+    """Sends what was requested of the work of another process just before the console closed."""
+    from ossconsole.training.remote.attached import AttachedRun, AttachedUpload
+
+    for work in (application.run, application.upload):
+        if isinstance(work, (AttachedRun, AttachedUpload)):
+            work.flush(_FLUSH_S)
 
 
 def _continue_detached(application: Application, front: Foreground, left: _ExitState) -> int:

@@ -115,7 +115,7 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
     known = {
         "run": summary.run,
         "state": state,
-        "process": f"{summary.pid} on {summary.host}" if summary.alive else None,
+        "process": _process(summary),
         "started": _when(summary.started),
         "last event": _when(summary.updated),
         "step": f"{summary.step} (epoch {summary.epoch})" if summary.step else None,
@@ -135,6 +135,13 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "record": summary.path,
     }
     return [(label, text) for label, text in known.items() if text is not None]
+
+
+def _process(summary: RunSummary) -> str | None:
+    """The process of a run that may still be active; of one on another machine that cannot be found out here."""
+    if summary.alive is None and not summary.state.final:
+        return f"{summary.pid} on {summary.host}; whether it is still active can be seen only there"
+    return f"{summary.pid} on {summary.host}" if summary.alive else None
 
 
 def _device(summary: RunSummary) -> str | None:

@@ -1,5 +1,7 @@
 """Auto-A/B: alternates the endpoints of a run until the comparison is decided, then stays on the faster one.
 
+Without a decision it goes back to the endpoint of the start.
+
 A/A is its control: the same with one endpoint under both names, where the ratio is known to be 1.
 """
 
@@ -72,6 +74,7 @@ class AutoCompare:
         self._collected = 0
         self._short = ""
         self._asked: EndpointKind | None = None
+        self._home: EndpointKind | None = None  # the endpoint at the start
 
     def decide(self, view: RunView) -> EndpointKind | None:
         """The endpoint to switch to now, or None to stay."""
@@ -81,6 +84,7 @@ class AutoCompare:
         measured = view.measurement
         pairs, cold = measured.visits.pairs, measured.visits.cold
         if self._looks is None:
+            self._home = view.endpoint
             self._looks, self._had = measured.looks, {part: found.count for part, found in pairs.items()}
         self._collected = pairs[cold].count
         new = {part: found.count - self._had[part] for part, found in pairs.items()}
@@ -97,12 +101,16 @@ class AutoCompare:
         """Ends the comparison: the run must not be switched any more."""
         self._conclude("ended", f", {why}", view.comparison)
 
+    def stay_on(self, view: RunView) -> EndpointKind | None:
+        """The endpoint to stay on where the comparison ends now; None where the run is on it."""
+        wanted = view.comparison.faster or self._home
+        return None if wanted is view.endpoint else wanted
+
     def _end(self, how: str, why: str, view: RunView) -> EndpointKind | None:
         """Ends it; the endpoint to stay on, where it is another one."""
-        comparison = view.comparison
-        self._conclude(how, why, comparison)
-        faster = comparison.faster
-        return None if faster in (None, view.endpoint) else self._ask(faster)
+        self._conclude(how, why, view.comparison)
+        wanted = self.stay_on(view)
+        return None if wanted is None else self._ask(wanted)
 
     def _conclude(self, how: str, why: str, comparison: Comparison) -> None:
         self.done = True

@@ -143,7 +143,8 @@ def _idle(view: RunView, now: float) -> Diagnosis | None:
         return Diagnosis(Bottleneck.NONE, str(view.state), _STATE_ADVICE[view.state])
     silent = view.stalled_s(now)
     if silent is not None:
-        return Diagnosis(Bottleneck.NONE, f"no step for {silent:.0f} s", _silence(view))
+        for_so_long = f"{silent / 60:.0f} min" if silent >= _MINUTES_FROM_S else f"{silent:.0f} s"
+        return Diagnosis(Bottleneck.NONE, f"no step for {for_so_long}", _silence(view))
     if view.settling is not None:
         passed, needed = view.settling
         return Diagnosis(
@@ -163,6 +164,8 @@ def _silence(view: RunView) -> str:
 
 
 _HOST_ADVICE = "a larger batch, --compile or less work for the CPU would help; faster reading would not"
+
+_MINUTES_FROM_S = 120.0
 
 _STATE_ADVICE = {
     RunState.STARTING: "loading the model and the first batch",

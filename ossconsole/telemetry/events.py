@@ -198,8 +198,20 @@ class Checkpoint(_Event, frozen=True, kw_only=True, tag="checkpoint"):
     top1: float | None = None
 
 
+class LearningRate(_Event, frozen=True, kw_only=True, tag="learning_rate"):
+    """The peak learning rate is another one than the settings say: it was changed, or comes from a checkpoint."""
+
+    peak: float
+    step: int = 0
+
+    @property
+    def message(self) -> str:
+        """The change in words."""
+        return f"The peak learning rate is now {self.peak:g}."
+
+
 class InfoEvent(_Event, frozen=True, kw_only=True, tag="info"):
-    """Something worth a line in the event log, such as a changed learning rate."""
+    """Something worth a line in the event log, such as what the run computes on."""
 
     message: str
     step: int = 0
@@ -340,6 +352,7 @@ Event: TypeAlias = (
     | Switch
     | Saving
     | Checkpoint
+    | LearningRate
     | InfoEvent
     | WarningEvent
     | ErrorEvent
@@ -399,7 +412,7 @@ def to_log_line(event: Event) -> LogLine | None:
             level, text = "good", _epoch_text(event)
         case Checkpoint():
             level, text = "good", f"checkpoint {event.key}: {megabytes(event.bytes)} in {event.seconds:.1f} s"
-        case InfoEvent():
+        case LearningRate() | InfoEvent():
             text = event.message
         case WarningEvent():
             level, text = "warning", f"{event.message} {event.remedy}".strip()

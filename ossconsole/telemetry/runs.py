@@ -154,6 +154,12 @@ class RecordReader(AbstractContextManager["RecordReader"]):
                 return found
         return []
 
+    @property
+    def read_share(self) -> float:
+        """How much of the record has been read, 0 to 1."""
+        size = os.fstat(self._fd).st_size
+        return os.lseek(self._fd, 0, os.SEEK_CUR) / size if size else 1.0
+
     def _read(self) -> bytes:
         try:
             return os.read(self._fd, _BLOCK_BYTES)

@@ -75,6 +75,8 @@ class RunView:
         self.endpoint: EndpointKind | None = None
         self.last_step: events.Step | None = None
         self._entered_at = 0
+        self.peak_lr: float | None = None
+        """The peak of the schedule; None where that is not known."""
         self.last_epoch: events.Epoch | None = None
         self.best_top1: float | None = None
         self.last_checkpoint: events.Checkpoint | None = None
@@ -94,6 +96,7 @@ class RunView:
         self._recent: deque[events.Step] = deque(maxlen=RECENT_STEPS)
         self._overhead_s = 0.0
         self._epoch_step_s = 0.0
+        self._paused_s = 0.0  # since the last step
         self._interrupted = False
 
     def apply(self, event: Event) -> None:
@@ -121,8 +124,8 @@ class RunView:
                 self._apply_checkpoint(event)
             case events.LoaderWorkers() | events.RankWork():
                 self.loader_waits.apply(event)
-            case events.Devices():
-                self.devices = event
+            case events.Devices() | events.LearningRate():
+                self._apply_fact(event)
             case events.Summary():
                 self.summary = event
                 self._apply_state(event.state, event.time)
@@ -142,6 +145,8 @@ class RunView:
         workers = event.settings.get("workers")
         self.loader_waits = LoaderWaits(workers if isinstance(workers, int) else 0)
         self.endpoint = self.settings.endpoint
+        peak = event.settings.get("learning_rate")
+        self.peak_lr = peak if isinstance(peak, float) and peak > 0 else None
         self.state = RunState.STARTING
         self.state_since = event.time
 
@@ -149,11 +154,19 @@ class RunView:
         if state is not self.state:
             if self.state is RunState.PAUSED and state is RunState.RUNNING:
                 self.log.append(LogLine(time, "info", "resumed"))
+            if self.state is RunState.PAUSED and self.state_since is not None:
+                self._paused_s += max(0.0, time - self.state_since)
             self.state, self.state_since = state, time
         if state is not RunState.RUNNING:
             self._interrupted = True
         if state.final:
             self.saving = None
+
+    def _apply_fact(self, event: events.Devices | events.LearningRate) -> None:
+        if isinstance(event, events.Devices):
+            self.devices = event
+        else:
+            self.peak_lr = event.peak
 
     def _apply_checkpoint(self, event: events.Saving | events.Checkpoint) -> None:
         if isinstance(event, events.Checkpoint):
@@ -163,11 +176,22 @@ class RunView:
 
     def _apply_epoch(self, event: events.Epoch) -> None:
         self.last_epoch = event
-        self._overhead_s = max(0.0, event.seconds - self._epoch_step_s)
+        self._overhead_s = self._end_of_epoch_s(event)
         self._epoch_step_s = 0.0
         if event.top1 is not None:
             self.best_top1 = max(event.top1, self.best_top1 or 0.0)
             self._plot("top1", event.time, event.top1 * 100)
+
+    def _end_of_epoch_s(self, event: events.Epoch) -> float:
+        """How long the end of an epoch takes, with its validation.
+
+        An epoch also lasts longer than its steps where the run was paused or waited for an endpoint. Neither recurs in
+        each epoch.
+        """
+        lasted = event.seconds - self._epoch_step_s
+        if self.last_step is not None:
+            lasted = min(lasted, event.time - self.last_step.time - self._paused_s)
+        return max(0.0, lasted)
 
     def _apply_telemetry(self, event: events.Telemetry) -> None:
         if self.telemetry is not None and event.time == self.telemetry.time:
@@ -199,6 +223,7 @@ class RunView:
         self.samples += step.samples
         self.loader_waits.add(step.epoch, step.data_wait_s)
         self._epoch_step_s += step.step_time_s
+        self._paused_s = 0.0
         self._interrupted = False
         self._plot("samples_per_s", step.time, step.samples_per_s)
         self._plot("wait", step.time, step.wait_fraction * 100)

@@ -316,6 +316,19 @@ class TrainingParts:
         self.trainer.load(state)
         self.epochs.load(state)
 
+    def set_peak_lr(self, context: RunContext, lr: float) -> None:
+        """Changes the peak learning rate, and says so."""
+        self.trainer.set_peak_lr(lr)
+        self._report_peak_lr(context)
+
+    def report_resumed_lr(self, context: RunContext) -> None:
+        """Says which peak learning rate the run has where a checkpoint has another one than its settings."""
+        if self.trainer.peak_lr != context.settings.learning_rate:
+            self._report_peak_lr(context)
+
+    def _report_peak_lr(self, context: RunContext) -> None:
+        context.emit(events.LearningRate(time=time.time(), peak=self.trainer.peak_lr, step=context.step))
+
 
 @dataclass(frozen=True, eq=False)
 class Checkpointer:
@@ -374,10 +387,10 @@ class UserRequests:
         """Carries out the requests while the only rank of a run cannot get a batch, until the end of any pause."""
         controls = self.context.controls
         while True:
+            if (lr := controls.pop_lr()) is not None:
+                self.parts.set_peak_lr(self.context, lr)
             if controls.pop_checkpoint_request():
                 self.checkpointer.save_on_request()
-            if (lr := controls.pop_lr()) is not None:
-                self.parts.trainer.set_peak_lr(lr)
             if not controls.paused:
                 return
             self.wait_while_paused()

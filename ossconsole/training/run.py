@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -56,21 +57,28 @@ _EARLY_S = 0.2  # a sample may come this much early, rather than be skipped in f
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """The process and the run id that hold a checkpoint prefix, and the parent of that process, see `_parent`."""
+    """The process and the run id that hold a checkpoint prefix, and the parent of that process, see `_parent`.
+
+    `host` is its machine, "" where an earlier version wrote the lock file.
+    """
 
     pid: int
     run: str
     parent: str = ""
+    host: str = ""
 
 
 class ClaimedError(ConsoleError):
     """Another run writes checkpoints to the same prefix; `holder` is None where it is unknown."""
 
     def __init__(self, where: str, holder: Holder | None) -> None:
-        who = f"The run {holder.run} (process {holder.pid})" if holder else "Another run"
+        elsewhere = holder.host if holder and holder.host not in ("", socket.gethostname()) else ""
+        process = f"process {holder.pid}{f' on {elsewhere}' if elsewhere else ''}" if holder else ""
+        who = f"The run {holder.run} ({process})" if holder else "Another run"
+        shows = f"`ossconsole` on {elsewhere}" if elsewhere else "`ossconsole`"
         super().__init__(
             f"{who} is active and writes its checkpoints to {where}.",
-            remedy="`ossconsole` shows it; wait for it, stop it, or give another --checkpoint-prefix.",
+            remedy=f"{shows} shows it; wait for it, stop it, or give another --checkpoint-prefix.",
         )
         self.holder = holder
 
@@ -78,7 +86,8 @@ class ClaimedError(ConsoleError):
 class PrefixClaim:
     """Locks the checkpoint prefix of `profile` for `run` until `release` or the end of the process.
 
-    Two runs would overwrite each other's latest checkpoint. The lock is visible to this user on this machine only. With
+    Two runs would overwrite each other's latest checkpoint. The lock is visible to this user on this machine, and on
+    others that share the state folder where their file system has such locks. With
     `take_over` the id of the previous holder's run is kept, if the same process started both: torchrun may restart a
     run that had not claimed the prefix yet, and the holder then was another run. Raises ClaimedError, and SettingsError
     when the lock file cannot be opened.
@@ -102,7 +111,7 @@ class PrefixClaim:
         try:
             self._file.seek(0)
             self._file.truncate()
-            self._file.write(msgspec.json.encode(Holder(os.getpid(), self.run, parent)))
+            self._file.write(msgspec.json.encode(Holder(os.getpid(), self.run, parent, socket.gethostname())))
         except OSError as error:
             # The lock holds nevertheless; other processes only cannot name its holder.
             log.warning("The claim %s cannot name its run: %s", path, error.strerror)
@@ -141,6 +150,8 @@ class TrainingRun:
 
     is_remote = False
     """True for runs of another process; see `ossconsole.training.remote.attached`."""
+    reading: float | None = None
+    """See `ossconsole.training.remote.attached`: there is no record to read here."""
 
     def __init__(
         self,

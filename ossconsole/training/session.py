@@ -281,6 +281,7 @@ class Session:
             f"Computing {context.settings.model} on {self.parts.compute.device} in "
             f"{self.parts.compute.precision}{processes}, batch size {context.settings.batch_size}."
         )
+        self.parts.report_resumed_lr(context)
         context.enter(RunState.RUNNING)
         while True:
             upcoming, self.upcoming = self.upcoming or self._upcoming(), None
@@ -377,11 +378,10 @@ class Session:
                 context.controls.endpoint = decision.endpoint
             elif decision.failed_over_rank > 0:
                 context.switch(decision.endpoint, reason=f"the other one failed on rank {decision.failed_over_rank}")
+        if decision.lr is not None:
+            self.parts.set_peak_lr(context, decision.lr)
         if decision.checkpoint:
             self.checkpointer.save_on_request()
-        if decision.lr is not None:
-            self.parts.trainer.set_peak_lr(decision.lr)
-            context.info(f"The peak learning rate is now {decision.lr:g}.")
 
     def _train(self, batch: Batch, decision: StepDecision) -> None:
         context = self.context

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 TICK_S = 0.25
 _BACKGROUND_S = 2.0
-_IDLE_S = 2.0
+_IDLE_S, _YIELD_S = 2.0, 0.01
 # Collections of the second generation between full ones: a dashboard causes about one in two seconds.
 _COLLECTIONS_IDLE, _COLLECTIONS = 25, 100
 log = logging.getLogger(__name__)
@@ -117,8 +117,7 @@ class ConsoleApp(ConsoleTextualApp):
         """Show the screen where the work is, until the first key."""
         self.jobs: list[Job] = []
         """See `Console.jobs`."""
-        self._modules = 0
-        self._gc_thresholds = gc.get_threshold()
+        self._modules, self._gc_thresholds = 0, gc.get_threshold()
         self._guard = TerminalGuard()
         self._clock = clock
         self._started_at = clock()
@@ -227,8 +226,8 @@ class ConsoleApp(ConsoleTextualApp):
         """Apply the events of the run and update the visible screen; hidden screens cost nothing."""
         self._freeze_modules()
         self._collect_garbage()
-        for event in self.monitor.pull():
-            self._announce(event)
+        if self.monitor.reading is None:
+            self._pull()
         self._follow_work()
         # A mode that opens for the first time has no screen yet.
         screen = self.screen_stack[-1] if self.screen_stack else None
@@ -238,6 +237,13 @@ class ConsoleApp(ConsoleTextualApp):
             if self._tour and self.monitor.view.last_step is not None:  # its panels have something to show
                 self._tour = False
                 self.action_tour()
+
+    def _pull(self) -> None:
+        """Apply the events of the run; those of a long record in portions, so that keys are handled in between."""
+        for event in self.monitor.pull():
+            self._announce(event)
+        if self.monitor.reading is not None:
+            self.set_timer(_YIELD_S, self._pull)
 
     def _follow_work(self) -> None:
         """Show the screen where the work is; other processes report theirs seconds after the start."""
@@ -292,7 +298,9 @@ class ConsoleApp(ConsoleTextualApp):
             gc.collect()
 
     def on_unmount(self) -> None:
-        """Collect garbage as usual again; else libraries report leaks on the terminal at the end of the process."""
+        """End auto A/B. Collect garbage as usual again; else libraries report leaks on the terminal at the end."""
+        if "monitor" in self.__dict__:
+            self.monitor.leave("the console was closed")
         gc.unfreeze()
         gc.set_threshold(*self._gc_thresholds)
 
@@ -322,7 +330,7 @@ class ConsoleApp(ConsoleTextualApp):
             self.show_error(
                 ConsoleError(
                     f"Unexpected {type(error).__name__}.",
-                    remedy=f"See the log ({_shown_key('log')}).",
+                    remedy=f"See the log ({actions.app_key_text('log')}).",
                 )
             )
 
@@ -333,7 +341,7 @@ class ConsoleApp(ConsoleTextualApp):
 
         profile, run = self.services.profile, self.services.run
         if run is not None and run.alive:
-            remedy = f"Press {_shown_key('work')}, then s, to stop it."
+            remedy = f"Press {actions.app_key_text('work')}, then s, to stop it."
             self.show_error(ConsoleError("A run is in progress.", remedy=remedy))
             return
         try:
@@ -480,11 +488,6 @@ class ConsoleApp(ConsoleTextualApp):
         )
         if choice:
             self.exit(choice)
-
-
-def _shown_key(call: str) -> str:
-    """The key of an action of the App, as people write it."""
-    return actions.key_text(actions.key_of("app", call))
 
 
 def _subject(names: Sequence[str]) -> str:

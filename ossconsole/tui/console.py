@@ -63,6 +63,10 @@ class RunHandle(WorkHandle, Protocol):
         """The last state that the run reported."""
 
     @property
+    def reading(self) -> float | None:
+        """How much of a long record was read, 0 to 1, while `drain` gives what happened before; else None."""
+
+    @property
     def record_path(self) -> Path:
         """The run record, a JSON lines file."""
 

@@ -44,6 +44,12 @@ def test_status_of_a_live_run_as_json(finished: Path) -> None:
     assert (state["interrupted"], state["checkpoint"]) == (False, "")
 
 
+def test_status_of_a_run_of_another_machine_says_where_it_is(finished: Path) -> None:
+    start = run_event("far", time=time.time(), pid=os.getpid(), host="gpu-7")
+    write_record(record_path("far"), [start, events.State(time=start.time, state=RunState.RUNNING)])
+    assert f"{os.getpid()} on gpu-7; whether it is still active" in invoke("status", "far").output
+
+
 def test_status_for_people(finished: Path) -> None:
     text = invoke("status", "one").output
     for words in (

@@ -77,7 +77,9 @@ class Feed:
             self.steps(70, **by_endpoint[str(self.endpoint)]).switch(self.endpoint.other)
         return self
 
-    def end_epoch(self, *, seconds: float, top1: float | None = None, samples: int = 0) -> Feed:
+    def end_epoch(self, *, seconds: float, after: float = 0.0, top1: float | None = None, samples: int = 0) -> Feed:
+        """`seconds` is the length of the epoch, `after` that of its validation."""
+        self.time += after
         self.view.apply(
             events.Epoch(
                 time=self.time,

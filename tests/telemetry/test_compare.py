@@ -354,6 +354,24 @@ def test_auto_ends_where_there_is_no_difference() -> None:
     assert auto.words == "auto A/B done: no difference found within ± 1 %"
 
 
+def test_auto_without_a_difference_goes_back_to_the_endpoint_of_its_start() -> None:
+    feed, auto = started(), AutoCompare()
+    asked = run_auto(auto, feed, fast=0.5)
+    assert asked[-2:] == [ACCELERATED, STANDARD]
+    assert feed.view.endpoint is STANDARD
+
+
+def test_auto_that_is_left_names_the_endpoint_to_stay_on() -> None:
+    feed, auto = started().steps(60), AutoCompare()
+    assert auto.stay_on(feed.view) is None
+    assert auto.decide(feed.view) is ACCELERATED
+    feed.switch(ACCELERATED)
+    assert auto.stay_on(feed.view) is STANDARD, "that of the start, without a decision"
+    run_auto(AutoCompare(), feed, fast=0.25)
+    feed.switch(STANDARD)
+    assert auto.stay_on(feed.view) is ACCELERATED
+
+
 def test_auto_gives_up_where_the_pairs_scatter_and_shows_no_ratio() -> None:
     feed, auto, rng = started(), AutoCompare(), random.Random(4)
     while not auto.done:

@@ -108,10 +108,34 @@ def test_the_requested_and_the_delivering_endpoint_differ_while_batches_drain() 
 def test_eta_holds_what_the_ends_of_epochs_take() -> None:
     feed = Feed(epochs=2, steps_per_epoch=10).state(RunState.RUNNING).steps(10, seconds=1.0)
     assert feed.view.eta_s() == pytest.approx(10.0)
-    feed.end_epoch(seconds=14.0)
+    feed.end_epoch(seconds=14.0, after=4.0)
     assert feed.view.eta_s() == pytest.approx(14.0)
     feed.steps(5, seconds=1.0)
     assert feed.view.eta_s() == pytest.approx(5.0 + 0.5 * 4.0)
+
+
+def test_eta_expects_no_pause_in_each_epoch_because_one_had_some() -> None:
+    feed = Feed(epochs=2, steps_per_epoch=10).state(RunState.RUNNING).steps(5, seconds=1.0)
+    feed.state(RunState.PAUSED).state(RunState.RUNNING, after=600).steps(5, seconds=1.0)
+    feed.state(RunState.VALIDATING).state(RunState.PAUSED, after=2.0).state(RunState.VALIDATING, after=300)
+    feed.end_epoch(seconds=914.0, after=2.0)
+    assert feed.view.eta_s() == pytest.approx(10.0 + 4.0)
+
+
+def test_eta_expects_no_wait_for_an_endpoint_in_each_epoch_because_one_had_some() -> None:
+    feed = Feed(epochs=2, steps_per_epoch=10).state(RunState.RUNNING).steps(5, seconds=1.0)
+    feed.time += 600  # the loader waits; the step after that counts from its batch
+    feed.steps(5, seconds=1.0).end_epoch(seconds=614.0, after=4.0)
+    assert feed.view.eta_s() == pytest.approx(10.0 + 4.0)
+
+
+def test_the_peak_of_the_learning_rate_is_that_of_the_settings_until_it_is_changed() -> None:
+    assert Feed().view.peak_lr is None, "a script has a schedule of its own"
+    feed = Feed(learning_rate=0.1).steps(1, lr=0.01)
+    assert feed.view.peak_lr == 0.1
+    feed.view.apply(events.LearningRate(time=feed.time, peak=0.05))
+    assert feed.view.peak_lr == 0.05
+    assert feed.view.log[-1].text == "The peak learning rate is now 0.05."
 
 
 def test_a_step_limit_ends_the_run_earlier() -> None:

@@ -75,23 +75,22 @@ def test_it_follows_the_record_to_the_end(sleeper: subprocess.Popen[bytes]) -> N
         assert not run.alive
 
 
-def test_a_long_record_is_caught_up_with_in_pieces(
-    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_record_is_caught_up_with_in_pieces(sleeper: subprocess.Popen[bytes]) -> None:
     with RunRecord(record_path("run-1")) as record:
         record.append(begun())
         for number in range(1, 3001):
             record.append(step(number))
-    monkeypatch.setattr(attached, "DRAIN_BUDGET_S", 0.0)
     run = AttachedRun("run-1", sleeper.pid)
-    pieces: list[list[events.Event]] = []
-
-    def caught_up() -> bool:
-        pieces.append(run.drain())
-        return sum(map(len, pieces)) == 3001
-
-    wait_until(caught_up)
-    assert len([piece for piece in pieces if piece]) > 1
+    pieces: list[int] = []
+    shares: list[float] = []
+    while not pieces or run.reading is not None:
+        pieces.append(len(run.drain()))
+        shares += [] if run.reading is None else [run.reading]
+    assert sum(pieces) == 3001
+    assert max(pieces) < 3 * attached.PORTION
+    assert len(shares) > 1
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < shares[-1] <= 1
     assert run.alive
 
 
@@ -156,6 +155,18 @@ def test_its_commands_reach_the_run_in_order() -> None:
         run.stop()
         wait_until(lambda: len(process.own_run.asked) == 4)
     assert [asked[0] for asked in process.own_run.asked] == ["pause", "resume", "switch", "stop"]
+
+
+def test_commands_are_sent_before_their_console_exits() -> None:
+    process = FakeProcess(own_run=FakeRun())
+    RunRecord(record_path("run-1")).close()
+    with ControlServer(process):
+        run = AttachedRun("run-1", os.getpid())
+        run.flush(DEADLINE_S)  # nothing to send
+        run.switch(EndpointKind.STANDARD, "auto A/B")
+        run.stop()
+        run.flush(DEADLINE_S)
+    assert [asked[0] for asked in process.own_run.asked] == ["switch", "stop"]
 
 
 def test_a_failed_command_is_reported_in_the_event_log(sleeper: subprocess.Popen[bytes]) -> None:

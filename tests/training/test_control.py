@@ -190,6 +190,21 @@ def test_the_next_process_removes_the_socket_of_a_killed_one() -> None:
         assert [path.stem for path in control.control_dir().iterdir()] == [str(os.getpid())]
 
 
+def test_machines_that_share_a_state_folder_leave_each_other_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their processes may have the same pids, and those of another machine do not exist here."""
+    other = control.state_dir() / "control" / "other-host"
+    other.mkdir(parents=True)
+    sockets = [other / f"{os.getpid()}.sock", other / f"{2**22 + 1}.sock"]  # 2**22 is the largest pid
+    for path in sockets:
+        path.touch()
+    monkeypatch.setattr(socket, "gethostname", lambda: "this/host.")
+    with ControlServer(FakeProcess()):
+        assert list(peers()) == []
+        assert control.control_dir().parent == other.parent
+        assert ask(os.getpid(), GetReport()).report is not None
+    assert all(path.exists() for path in sockets)
+
+
 def test_a_state_folder_may_have_a_long_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path / ("long" * 40) / "state"))
     with ControlServer(FakeProcess()):
@@ -223,6 +238,16 @@ def test_a_prefix_has_one_writer_and_the_error_of_the_second_names_it() -> None:
     PrefixClaim(msgspec.structs.replace(PROFILE, checkpoint_prefix="another"), "third").release()
     claim.release()
     PrefixClaim(PROFILE, "second").release()
+
+
+def test_the_error_names_the_machine_of_the_writer_where_that_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(socket, "gethostname", lambda: "gpu-7")
+        claim = PrefixClaim(PROFILE, "first")
+    with pytest.raises(ClaimedError, match=rf"process {os.getpid()} on gpu-7\) is active") as refused:
+        PrefixClaim(PROFILE, "second")
+    assert "on gpu-7 shows it" in refused.value.remedy
+    claim.release()
 
 
 def test_a_claim_ends_with_its_process() -> None:

@@ -384,6 +384,7 @@ def test_pause_resume_checkpoint_and_stop_are_obeyed(start_run: StartRun) -> Non
     run.pause()
     assert states[RunState.PAUSED].wait(DEADLINE_S)
     at = run.step
+    run.set_lr(0.5)
     run.checkpoint()
     while saved.get(timeout=DEADLINE_S) != at:
         pass
@@ -397,6 +398,9 @@ def test_pause_resume_checkpoint_and_stop_are_obeyed(start_run: StartRun) -> Non
     assert summary.epochs == len(only(found, events.Epoch)), "only completed ones count"
     assert summary.checkpoint
     assert run.state is RunState.STOPPED
+    assert [event.peak for event in only(found, events.LearningRate)] == [0.5]
+    resumed = finished(start_run(epochs=500, resume="latest", max_steps=summary.steps + 1))
+    assert [event.peak for event in only(resumed, events.LearningRate)] == [0.5], "that of the checkpoint"
 
 
 def test_a_failing_endpoint_is_left_for_the_other_one_with_the_reason(bucket: Bucket, start_run: StartRun) -> None:

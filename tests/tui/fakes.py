@@ -58,6 +58,7 @@ class FakeRun:
     state: RunState = RunState.RUNNING
     alive: bool = True
     is_remote: bool = False
+    reading: float | None = None
     record_path: Path = Path("/nowhere/run.jsonl")
     asked: list[tuple[object, ...]] = field(default_factory=list)
 

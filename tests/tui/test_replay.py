@@ -103,12 +103,15 @@ def test_a_long_record_is_applied_in_portions(record: Path, monkeypatch: pytest.
     replay.skip()
     replay.pull()
     assert replay.has_backlog
+    assert replay.skipping
+    assert 0 < replay.read_share <= 1
     assert replay.now == replay.view.last_time
     assert 0 < replay.view.step < 30
     for _ in range(10):
         replay.pull()
     assert replay.at_end
     assert not replay.has_backlog
+    assert not replay.skipping
 
 
 def test_a_growing_record_is_followed(tmp_path: Path) -> None:

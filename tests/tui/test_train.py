@@ -165,6 +165,44 @@ async def test_c_requests_a_checkpoint(make_app: AppMaker) -> None:
     assert run.asked == [("checkpoint",)]
 
 
+async def test_the_dialog_of_the_learning_rate_has_the_peak_and_not_the_present_rate(make_app: AppMaker) -> None:
+    script = Script().state(RunState.RUNNING).steps(3)
+    script.add(events.LearningRate(time=script.time, peak=0.25, step=3))
+    run = running(script)
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("R")
+        await settle(pilot)
+        assert app.screen.query_one(Input).value == "0.25"
+        assert "The rate is now " in shown(app), shown(app)
+        await pilot.press("enter")
+        await settle(pilot)
+    assert run.asked == [("set_lr", 0.25)]
+
+
+async def test_a_long_record_is_read_without_a_verdict_about_its_past(make_app: AppMaker) -> None:
+    """An attached run that began hours ago looked as if its endpoint did not answer."""
+    script = Script().state(RunState.RUNNING).steps(80)
+    run = running(script)
+    run.is_remote, run.reading = True, 0.34
+    app = make_app(FakeServices(run=run), now=script.time + 40_000)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        assert "Reading the record of the run: 34 %" in shown(app)
+        assert "reading the record…" in shown(app)
+        assert "may not answer" not in shown(app)
+        assert "ETA" not in shown(app)
+        await pilot.press("e", "a", "A")
+        await settle(pilot)
+        assert run.asked == [], "the endpoint in use is not known yet"
+        assert app.monitor.auto is app.monitor.control is None
+        done = len(script.events)
+        run.waiting, run.reading = list(script.steps(1).events[done:]), None
+        await settle(pilot)
+        assert "No step for 667 min" in shown(app)
+
+
 async def test_auto_compare_alternates_also_while_another_screen_shows(make_app: AppMaker) -> None:
     script = Script().state(RunState.RUNNING).steps(80)
     run = running(script)
@@ -175,6 +213,25 @@ async def test_auto_compare_alternates_also_while_another_screen_shows(make_app:
         await settle(pilot)
         assert app.current_mode == "setup"
         assert run.asked == [("switch", ACCELERATED, "auto A/B")]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+async def test_a_console_that_closes_during_auto_compare_leaves_the_run_on_its_first_endpoint(
+    make_app: AppMaker, remote: bool
+) -> None:
+    script = Script().state(RunState.RUNNING).steps(80)
+    run = running(script)
+    run.is_remote = remote
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("a")
+        await settle(pilot)
+        assert run.asked == [("switch", ACCELERATED, "auto A/B")]
+        done = len(script.events)
+        run.waiting = list(script.switch(ACCELERATED, "auto A/B", ahead=0).events[done:])
+        await settle(pilot)
+    assert run.asked[1:] == [("switch", EndpointKind.STANDARD, "auto A/B")]
 
 
 async def test_a_control_does_not_change_the_run_and_ends_at_a_second_press(make_app: AppMaker) -> None:

@@ -184,6 +184,11 @@ class Trainer:
         """The learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
+    @property
+    def peak_lr(self) -> float:
+        """The peak that the schedule scales."""
+        return self._peak_lr
+
     def compiles(self, samples: int) -> bool:
         """Whether a batch of this size is compiled before it is computed, which takes 10 s to minutes."""
         return self._compiled is not None and self._compiled.compiles(samples)

@@ -21,8 +21,8 @@ from ossconsole.telemetry.runs import RecordError, RecordReader, record_path
 from ossconsole.training.remote import control
 from ossconsole.training.remote.control import Command, ControlError, GetReport, UploadAction, UploadReport
 
-DRAIN_BUDGET_S = 0.05
-"""The longest time for one `drain`: a long record is read in pieces, so that the screen stays responsive."""
+PORTION = 500
+"""About so many events for one `drain`: a long record takes a minute, and keys must not wait for it."""
 
 _POLL_S = 0.5
 
@@ -33,7 +33,7 @@ class _Process:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.problems: deque[ConsoleError] = deque(maxlen=100)
-        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Command | threading.Event] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         try:
             self._process: psutil.Process | None = psutil.Process(pid)
@@ -56,9 +56,19 @@ class _Process:
             self._thread = threading.Thread(target=self._work, name=f"ask-{self.pid}", daemon=True)
             self._thread.start()
 
+    def flush(self, timeout_s: float) -> None:
+        """Waits until every command so far was sent, at most `timeout_s`: the thread ends with this process."""
+        if self._thread is not None:
+            sent = threading.Event()
+            self._commands.put(sent)
+            sent.wait(timeout_s)
+
     def _work(self) -> None:
         while True:
             command = self._commands.get()
+            if isinstance(command, threading.Event):
+                command.set()
+                continue
             try:
                 control.ask(self.pid, command)
             except ControlError as error:
@@ -72,6 +82,8 @@ class AttachedRun:
     """
 
     is_remote = True
+    reading: float | None = None
+    """How much of the record was read, 0 to 1, where `drain` has not come to its end yet; else None."""
 
     def __init__(self, run: str, pid: int) -> None:
         self.id = run
@@ -99,7 +111,7 @@ class AttachedRun:
         return self._reader.path
 
     def drain(self) -> list[Event]:
-        """The events since the last call, as far as they can be read within DRAIN_BUDGET_S."""
+        """The events since the last call, about PORTION at most."""
         if self._over:
             return []
         was_alive = self._process.alive  # checked first: its last events are read below
@@ -139,14 +151,19 @@ class AttachedRun:
         """Reads future batches through `kind`."""
         self._process.send(control.SwitchEndpoint(run=self.id, endpoint=kind, reason=reason))
 
+    def flush(self, timeout_s: float) -> None:
+        """Waits until every request so far was sent, at most `timeout_s`."""
+        self._process.flush(timeout_s)
+
     def _read(self) -> list[Event]:
         new: list[Event] = []
-        until = time.monotonic() + DRAIN_BUDGET_S
+        self.reading = None
         try:
             while more := self._reader.poll():
                 self._unreadable = False
                 new += more
-                if time.monotonic() >= until:
+                if len(new) >= PORTION:
+                    self.reading = self._reader.read_share
                     break
         except RecordError as error:  # the run continues; its file server may answer again
             if not self._unreadable:
@@ -237,6 +254,10 @@ class AttachedUpload:
     def cancel(self) -> None:
         """Requests the end of the upload; it can be resumed later."""
         self._process.send(UploadAction(action="cancel"))
+
+    def flush(self, timeout_s: float) -> None:
+        """Waits until every request so far was sent, at most `timeout_s`."""
+        self._process.flush(timeout_s)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits for the end; False on timeout."""

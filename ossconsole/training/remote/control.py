@@ -1,7 +1,8 @@
 """Control of a run or an upload from another process of the same user, through a private socket.
 
-One socket per process, `control/<pid>.sock` in the state folder (0600, in a folder 0700). The kernel reports the
-caller's user; only this user and root get answers. A call is one JSON line, and so is the answer.
+One socket per process, `control/<host>/<pid>.sock` in the state folder (0600, in a folder 0700). Machines may share the
+state folder, and two of them may have processes with the same pid. The kernel reports the caller's user; only this user
+and root get answers. A call is one JSON line, and so is the answer.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import socket
 import struct
 import threading
@@ -368,8 +370,8 @@ def _remove_stale_sockets() -> None:
 
 
 def control_dir() -> Path:
-    """The folder of the sockets; it may not exist."""
-    return state_dir() / "control"
+    """The folder of the sockets of this machine; it may not exist."""
+    return state_dir() / "control" / re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname() or "localhost")
 
 
 @contextlib.contextmanager

@@ -343,6 +343,11 @@ def key_of(scope: str, call: str) -> str:
     return next(action for action in of(scope) if action.call == call).keys.partition(",")[0]
 
 
+def app_key_text(call: str) -> str:
+    """The key of an action of the App, as people write it."""
+    return key_text(key_of("app", call))
+
+
 def bindings(scope: str) -> list[Binding]:
     """The Textual bindings of one scope."""
     return [action.binding for action in of(scope)]

@@ -97,6 +97,11 @@ class Dashboard(ConsoleScreen):
         return ""
 
     @property
+    def reading(self) -> float | None:
+        """How much of the record of a live run was read, 0 to 1, while the view shows its past; else None."""
+        return None
+
+    @property
     def requested(self) -> str:
         """A request to the run that has not taken effect yet."""
         return ""
@@ -180,6 +185,7 @@ class Dashboard(ConsoleScreen):
             has_controls=self.has_controls,
             requested=self.requested,
             price_per_hour=self.console.price_per_hour,
+            reading=self.reading,
         )
 
     @property

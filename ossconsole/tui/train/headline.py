@@ -16,7 +16,9 @@ from ossconsole.tui.kit.screen import notice, retry_hint, stage_lines
 from ossconsole.tui.kit.text import (
     MISSING,
     Line,
+    compact,
     duration,
+    moment,
     number,
     percent,
     rate,
@@ -54,6 +56,8 @@ _MIN_SHARE = 0.005  # of the step time, for a part to show
 
 def verdict(context: DashboardContext, width: int, height: int) -> list[Line]:
     """What limits the run, and the parts of the step time; below, what to do, and what another format would give."""
+    if context.reading is not None:
+        return _reading(context, context.reading)
     found = diagnose(context.view, context.now, has_accelerated=context.has_accelerated)
     if context.view.state is not None and context.view.state.final:
         return finish.card(context, found, width, height)
@@ -70,6 +74,13 @@ def verdict(context: DashboardContext, width: int, height: int) -> list[Line]:
     rows = [row for each in more for row in _fitted(each, width - 2, height - 2, context)][: max(0, height - 2)]
     rest = [*_fitted(found.advice, width - 2, height - 1 - len(rows), context), *rows]
     return [first, *(Line((edge, style), (part, "dim")) for part in rest)]
+
+
+def _reading(context: DashboardContext, share: float) -> list[Line]:
+    """In place of a verdict, which would be one about the past."""
+    edge, then = (context.glyphs.left_edge, "strong"), context.view.last_time
+    first = Line(edge, (f"Reading the record of the run: {percent(share)}", "strong"))
+    return [first, Line(edge, (f"the figures are those of {moment(then)}" if then is not None else "", "dim"))]
 
 
 def _fitted(text: str, width: int, height: int, context: DashboardContext) -> list[str]:
@@ -130,7 +141,9 @@ def progress(context: DashboardContext, width: int) -> Line:
     }
     mark = marks.get(view.state, glyphs.running)
     left = Line((f" {mark} {view.state}", _STATE_STYLES.get(view.state, "strong")))
-    if context.requested:
+    if context.reading is not None:
+        left = Line((f" {glyphs.running} reading the record{glyphs.ellipsis}", "warn"))
+    elif context.requested:
         left = Line((f" {mark} {context.requested}{glyphs.ellipsis}", "warn"))
     epoch = view.last_step.epoch if view.last_step else 0
     if epoch:
@@ -140,7 +153,7 @@ def progress(context: DashboardContext, width: int) -> Line:
     right = Line()
     if total:
         right.add(f"  {percent(view.step / total)}", "strong")
-    eta = view.eta_s()
+    eta = view.eta_s() if context.reading is None else None
     if eta is not None:
         right.add(f"  ETA {duration(eta)}", "text")
     right.add(f"  elapsed {duration(view.elapsed_s(context.now))} ", "dim")
@@ -231,14 +244,20 @@ def _fetch(context: DashboardContext, *, compact: bool = False) -> Tile:
         return label, _figure(MISSING), Line()
     figures = context.view.figures(kind)
     value = _figure(short_times((figures.fetch_p50, figures.fetch_p95)))
-    note = f"{size(context.view.bytes_per_s)}/s" if compact else counted(figures.steps, "batch", "batches")
+    note = f"{size(context.view.bytes_per_s)}/s" if compact else _count(figures.steps, "batch", "batches")
     return label, value, Line((note, "dim"))
 
 
 def _throughput(context: DashboardContext) -> Tile:
     view = context.view
     value = MISSING if view.bytes_per_s is None else f"{size(view.bytes_per_s)}/s"
-    return "read", _figure(value), Line((counted(view.samples, "sample"), "dim"))
+    return "read", _figure(value), Line((_count(view.samples, "sample", "samples"), "dim"))
+
+
+def _count(number_: int, one: str, many: str) -> str:
+    """A count with its unit, which fits a tile: 120,676,352 samples do not."""
+    text = counted(number_, one, many)
+    return text if len(text) < TILE_WIDTH else f"{compact(number_)} {many}"
 
 
 def _loss(context: DashboardContext, *, compact: bool = False) -> Tile:

@@ -47,6 +47,11 @@ class RunMonitor:
         return self._run is not None and self._run.alive
 
     @property
+    def reading(self) -> float | None:
+        """How much of the record of the run was read, 0 to 1, while `view` shows its past; else None."""
+        return self._run.reading if self._run is not None else None
+
+    @property
     def endpoint(self) -> EndpointKind | None:
         """The endpoint that delivers the batches of the run, or will; None without a usable profile."""
         if self.view.endpoint is not None:
@@ -57,6 +62,7 @@ class RunMonitor:
         """Apply the events since the last call, and return them."""
         run = self._services.run
         if run is not self._run:
+            self.leave("another profile was opened")
             self._run = run
             self.view = RunView()
             self.auto = self.control = self.request = None
@@ -79,6 +85,16 @@ class RunMonitor:
         if self.request is not None and (not self.busy or self.request.done(self.view)):
             self.request = None
         return events
+
+    def leave(self, why: str) -> None:
+        """End auto A/B before this console stops to switch the run, which may go on for hours: see `stay_on`."""
+        auto, run = self.auto, self._run
+        if auto is None or auto.done or run is None or not run.alive:
+            return
+        kind = auto.stay_on(self.view)
+        self._end_auto(why)
+        if kind is not None:
+            run.switch(kind, _AUTO)
 
     def start_control(self) -> None:
         """Start the A/A control on the endpoint in use; auto A/B ends."""
@@ -111,7 +127,7 @@ class RunMonitor:
 
     def _compare(self) -> None:
         """Switch the endpoint of the run when auto A/B requires it."""
-        if self.auto is None or self.auto.done or self._run is None:
+        if self.auto is None or self.auto.done or self._run is None or self.reading is not None:
             return
         if not self._run.alive:
             self._end_auto("the run is over")
@@ -152,7 +168,8 @@ class DashboardContext:
 
     `has_accelerated`: the profile has an accelerated endpoint. `has_controls`: the screen has the keys that change the
     run. `comparison_status`: the state of auto A/B or of the A/A control. `requested`: a request to the run that has
-    not taken effect yet, in words. `price_per_hour`: of this machine, in CNY; 0 where that is not known.
+    not taken effect yet, in words. `price_per_hour`: of this machine, in CNY; 0 where that is not known. `reading`: how
+    much of the record of a live run was read, 0 to 1, while the view shows its past; else None.
     """
 
     view: RunView
@@ -163,6 +180,7 @@ class DashboardContext:
     has_controls: bool = True
     requested: str = ""
     price_per_hour: float = 0.0
+    reading: float | None = None
 
     @property
     def simulated(self) -> bool:

@@ -18,7 +18,7 @@ from ossconsole.telemetry.runs import RecordReader, RunSummary
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Panel
-from ossconsole.tui.kit.text import Line, clock, safe
+from ossconsole.tui.kit.text import Line, clock, percent, safe
 from ossconsole.tui.train.dashboard import Dashboard, RunSource
 
 SPEEDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
@@ -61,6 +61,16 @@ class Replay:
     def speed(self) -> float:
         """Record seconds per real second."""
         return SPEEDS[self._speed]
+
+    @property
+    def skipping(self) -> bool:
+        """True while the rest is played as fast as it can be read."""
+        return self._time == math.inf and not self.at_end
+
+    @property
+    def read_share(self) -> float:
+        """How much of the record was read, 0 to 1."""
+        return self._reader.read_share
 
     @property
     def at_end(self) -> bool:
@@ -154,6 +164,12 @@ class ReplayScreen(Dashboard):
         """The record that is played."""
         return self._replay.path
 
+    @property
+    def reading(self) -> float | None:
+        """Of a live run that began long before."""
+        replay = self._replay
+        return replay.read_share if replay.follow and replay.has_backlog else None
+
     def body(self) -> ComposeResult:
         yield Panel(self._banner, id="replay")
         yield from super().body()
@@ -184,6 +200,8 @@ class ReplayScreen(Dashboard):
             status = f"running as process {self._run.pid}"
         elif replay.at_end:
             status = f"{glyphs.done} end"
+        elif replay.skipping:
+            status = f"{glyphs.running} to the end: {percent(replay.read_share)}"
         else:
             mark = glyphs.running if replay.playing else glyphs.paused
             status = f"{mark} {replay.speed:g}x"

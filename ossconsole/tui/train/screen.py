@@ -66,6 +66,8 @@ _FIELDS = (
 
 _OF_A_RUN = {"switch", "auto_compare", "control", "pause", "stop", "checkpoint", "learning_rate", "profile"}
 
+_OF_AN_ENDPOINT = {"switch", "auto_compare", "control"}
+
 
 class NewRun(msgspec.Struct, frozen=True):
     """A run to start. `dataset_prefix` replaces the profile's."""
@@ -253,6 +255,11 @@ class TrainScreen(Dashboard):
         return shown.words if shown and (shown.done or not over) else ""
 
     @property
+    def reading(self) -> float | None:
+        """Of a run of another process that began long before this console."""
+        return self.monitor.reading
+
+    @property
     def requested(self) -> str:
         """What the run was asked for and has not done yet."""
         return self.monitor.request.words if self.monitor.request is not None else ""
@@ -282,7 +289,9 @@ class TrainScreen(Dashboard):
         return super().check_action(action, parameters)
 
     def _allowed(self, action: str) -> bool | None:
-        """The same for the actions of a run that is alive."""
+        """The same for the actions of a run that is alive; while its past is read, its endpoint is not known."""
+        if action in _OF_AN_ENDPOINT and self.reading is not None:
+            return None
         if action in {"switch", "auto_compare"}:
             return True if self.context.has_accelerated and not self.context.foreign_loader else None
         return None if action == "control" and self.monitor.view.delivering is None else True
@@ -386,7 +395,7 @@ class TrainScreen(Dashboard):
         monitor = self.monitor
         if monitor.auto is not None and not monitor.auto.done:
             monitor.auto = None
-            self.notify("Auto A/B is off.", timeout=3)
+            self.notify(f"Auto A/B is off: the run stays on the {monitor.view.endpoint} endpoint.", timeout=4)
             return
         monitor.control = None
         monitor.auto = AutoCompare(seed=int(monitor.now))
@@ -409,15 +418,20 @@ class TrainScreen(Dashboard):
     @work(exclusive=True, group="learning-rate", exit_on_error=False)
     async def action_learning_rate(self) -> None:
         """Change the peak learning rate."""
-        run, step = self.monitor.run, self.monitor.view.last_step
-        present = number(step.lr, 4) if step else ""
-        question = "The new peak, from the next step on. The schedule continues from it."
-        prompt = PromptScreen("Learning rate", question, present, check=_check_learning_rate, replace=True)
+        run, view = self.monitor.run, self.monitor.view
+        peak = f"{view.peak_lr:g}" if view.peak_lr is not None else ""  # OK then changes nothing
+        now = f" The rate is now {number(view.last_step.lr, 4)}." if view.last_step else ""
+        question = f"The new peak, from the next step on.{now}"
+        prompt = PromptScreen("Peak learning rate", question, peak, check=_check_learning_rate, replace=True)
         text = await self.app.push_screen_wait(prompt)
         if text is not None and run is not None and run.alive:
-            after = self.monitor.view.step
             run.set_lr(float(text))
-            self._request("learning rate", f"learning rate {text.strip()}", lambda view: view.step > after)
+            after = self.monitor.view.step + 1  # a step that was under way ends first
+            self._request(
+                "learning rate",
+                f"learning rate {text.strip()}",
+                lambda view: view.peak_lr == float(text) or view.step > after,
+            )
 
     @work(exclusive=True, group="warm-up", exit_on_error=False)
     async def action_warm_up(self) -> None:
