@@ -206,7 +206,7 @@ def test_another_user_of_the_sandbox_reads_that_a_demo_has_slowed_it_down(capsys
             with Target().open():
                 assert words in capsys.readouterr().err
 
-        slow_down_until(look_meanwhile, info, 26.4)
+        slow_down_until(look_meanwhile, demo.sandbox, 26.4)
         assert SandboxControl(info).status() == usual
         with Target().open():
             assert words not in capsys.readouterr().err
