@@ -463,7 +463,8 @@ class Application:
         """The reason why there is no bucket to work on."""
         state = self.state
         if isinstance(state, NoCredentials):
-            return SettingsError("There are no credentials yet.", remedy="Press 1, then k, to enter an AccessKey.")
+            helps = "enter an AccessKey" if state.key == "k" else "use another source of credentials"
+            return SettingsError("There are no credentials yet.", remedy=f"Press 1, then {state.key}, to {helps}.")
         remedy = state.reason if isinstance(state, Unavailable) else "Wait a moment."
         return SettingsError("There is no bucket to work on yet.", remedy=remedy)
 

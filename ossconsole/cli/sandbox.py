@@ -37,7 +37,7 @@ def _speed_option(name: str, text: str) -> Callable[[FC], FC]:
     return click.option(f"--{name}", type=FiniteRange(0), show_default=f"{default:g}", help=text)
 
 
-@click.command()
+@click.command(short_help="Serve an OSS-compatible bucket on loopback.")
 @click.option(
     "--dir",
     "directory",
