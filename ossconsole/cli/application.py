@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target
-from ossconsole.cli.sandbox import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox, restore_speed, slow_down_until
+from ossconsole.cli.sandbox import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox, start_slow_down
 from ossconsole.config.credentials import Credentials, register_credentials
 from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import ConsoleError, SettingsError
@@ -253,9 +253,7 @@ class Application:
         """Changes the speed of the sandbox's standard endpoint until the run ends; nothing without a sandbox."""
         sandbox, run = self._opened.sandbox if self._opened is not None else None, self.own_run
         if sandbox is not None and run is not None:
-            call = functools.partial(slow_down_until, run.wait, sandbox.info, objects_per_s)
-            self._slowing = threading.Thread(target=call, name="sandbox-speed", daemon=True)
-            self._slowing.start()
+            self._slowing = start_slow_down(run.wait, sandbox, objects_per_s)
 
     def bucket_setup(self) -> BucketSetupService:
         """The operations of the Setup screen on the profile's bucket."""
@@ -403,8 +401,6 @@ class Application:
             if self.run is None or not self.run.alive:
                 with contextlib.suppress(ClaimedError):  # another demo has started one: that is shown
                     self._demo_run = self._start_run(DEMO_SETTINGS)
-                    if self._opened is not None and self._opened.sandbox is not None:
-                        restore_speed(self._opened.sandbox.info)  # a demo that was killed may have left it slow
 
     def _find_peers(self, opened: OpenTarget) -> None:
         """Makes this process visible to others, and shows their work on the same bucket. Raises ConsoleError."""
@@ -467,7 +463,8 @@ class Application:
         """The reason why there is no bucket to work on."""
         state = self.state
         if isinstance(state, NoCredentials):
-            return SettingsError("There are no credentials yet.", remedy="Press 1, then k, to enter an AccessKey.")
+            helps = "enter an AccessKey" if state.key == "k" else "use another source of credentials"
+            return SettingsError("There are no credentials yet.", remedy=f"Press 1, then {state.key}, to {helps}.")
         remedy = state.reason if isinstance(state, Unavailable) else "Wait a moment."
         return SettingsError("There is no bucket to work on yet.", remedy=remedy)
 

@@ -40,7 +40,7 @@ def _repeatable(name: str, parameter: str, text: str, **attributes: Any) -> Call
     return click.option(name, parameter, multiple=True, show_default=True, help=f"{text}; repeatable.", **attributes)
 
 
-@click.command()
+@click.command(short_help="Measure both endpoints, interleaved, and name the bottleneck.")
 @click.argument("action", required=False, type=click.Choice(["list"]))
 @_repeatable("--endpoint", "endpoints", "Endpoint to measure", type=click.Choice(_ENDPOINTS), default=_ENDPOINTS)
 @_repeatable("--workers", "workers", "Reader processes", type=click.IntRange(1), default=(2,))

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
 import msgspec
-from click.core import ParameterSource
 
 from ossconsole.cli.options import ForwardingGroup, Target, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.connector import connector_config_path, load_connector_config
 from ossconsole.config.credential_sources import describe_credentials, find_credentials, write_connector_file
 from ossconsole.config.credentials import Credentials, Secret, mask_key_id
-from ossconsole.config.endpoints import EndpointKind, candidates
+from ossconsole.config.endpoints import EndpointKind, likely_endpoint
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import (
     AUTO_CREDENTIALS,
     PLAIN_HTTP_ALLOWED,
+    FieldError,
     Profile,
     Settings,
+    check_new_name,
     checked,
     load_settings,
+    refuse_misuse,
+    refuse_other_region,
     refuse_plain_http,
     save_settings,
     settings_path,
 )
-from ossconsole.config.resolve import FIELDS
+from ossconsole.config.resolve import FIELDS, option_name
 from ossconsole.config.text import counted
 
 _SHOWN = (*FIELDS, "credentials")
@@ -54,8 +59,10 @@ def show(as_json: bool, target: Target) -> None:
     """Show each setting in use and its origin; secrets are masked."""
     resolution = target.resolve()
     if resolution is None:
+        reason = "The sandbox was named" if target.names_sandbox else "No profile is active"
         raise SettingsError(
-            "No profile is active: commands use the embedded sandbox.", remedy="Create one: ossconsole config init"
+            f"{reason}: commands use the embedded sandbox, which has no settings.",
+            remedy="Create a profile: ossconsole config init",
         )
     values = msgspec.structs.asdict(resolution.profile)
     rows = {name: {"value": values[name], "origin": str(resolution.origins[name])} for name in _SHOWN}
@@ -71,49 +78,87 @@ def show(as_json: bool, target: Target) -> None:
 
 @config.command()
 @click.option("--name", default="default", show_default=True, help="Name of the profile.")
-@click.option("--region", prompt="Region (such as cn-hangzhou)", help="The bucket's region.")
-@click.option("--bucket", prompt="Bucket", help="The bucket.")
+@click.option("--region", default="", help="The bucket's region; asked for where it is missing.")
+@click.option("--bucket", default="", help="The bucket; asked for where it is missing.")
 @click.option("--standard-endpoint", default="", help="Default: the region's internal endpoint.")
 @click.option("--accelerated-endpoint", help="The accelerator's endpoint, if the bucket has one.")
 @click.option("--credentials", default=AUTO_CREDENTIALS, show_default=True, help="The source, such as aliyun:NAME.")
 @click.option("--plain-http", type=click.Choice([PLAIN_HTTP_ALLOWED]), help="Permit endpoints without TLS.")
 @click.option("--force", is_flag=True, help="Replace an existing profile.")
-@click.pass_context
-def init(context: click.Context, /, *, force: bool, **fields: Any) -> None:
+def init(*, force: bool, **fields: Any) -> None:
     """Write a profile and make it the active one."""
     settings, name = load_settings(), fields["name"]
+    check_new_name(name)  # before any question
     if name in settings.profiles and not force:
         raise SettingsError(f"The profile {name!r} exists already.", remedy="Give another --name, or --force.")
-    fields["standard_endpoint"] = fields["standard_endpoint"] or candidates(fields["region"])[0].endpoint
-    profile = Profile(**fields)
-    refuse_plain_http(checked(profile))  # before more questions
-    if _asks(context):
+    asks = [field for field in _QUESTIONS if not fields[field]]
+    for field in asks:
+        fields[field] = _ask_place(fields, field)
+    profile = _draft(fields)
+    _check(profile)  # before more questions
+    if asks:
         profile = _with_accelerated(profile)
     save_settings(settings.with_profile(profile, activate=True))
     say(f"Wrote {settings_path()}.")
-    if _asks(context):
+    if asks:
         _ask_key(profile)
     else:
         say(f"Credentials: {describe_credentials(profile)}")
     say("Next: ossconsole doctor")
 
 
-def _asks(context: click.Context) -> bool:
-    """Whether the user answers questions: the region or the bucket was not given as an option."""
-    return any(context.get_parameter_source(name) is ParameterSource.PROMPT for name in ("region", "bucket"))
+_QUESTIONS = {"region": "Region (such as cn-hangzhou)", "bucket": "Bucket"}
+
+
+def _draft(fields: Mapping[str, Any]) -> Profile:
+    endpoint = fields["standard_endpoint"] or likely_endpoint(EndpointKind.STANDARD, fields["region"])
+    return Profile(**{**fields, "standard_endpoint": endpoint})
+
+
+def _check(profile: Profile) -> None:
+    """Raises FieldError for a value that cannot be right."""
+    found = checked(profile)
+    refuse_other_region(found)
+    refuse_misuse(found)
+    refuse_plain_http(found)
+
+
+def _ask_place(fields: Mapping[str, Any], field: str) -> str:
+    """The region or the bucket that the user enters; asks again for one that is not valid. Raises SettingsError."""
+    while True:
+        typed = _prompt(_QUESTIONS[field], instead=f"Give {option_name(field)}.").strip()
+        try:
+            checked(_draft({**fields, "bucket": "any-bucket", field: typed}))  # the bucket is asked for later
+        except FieldError as error:
+            if error.field == field:
+                say(str(error), err=True)
+                continue
+        return typed
+
+
+def _prompt(text: str, *, instead: str, **options: Any) -> str:
+    """The user's answer. Raises SettingsError, with the remedy `instead`, where nobody can answer."""
+    try:
+        return str(click.prompt(text, err=True, **options))
+    except click.Abort:
+        say("", err=True)  # ends the line of the question
+        if sys.stdin.isatty():
+            raise
+        raise SettingsError(f"The question {text!r} has no answer: the input has ended.", remedy=instead) from None
 
 
 def _with_accelerated(profile: Profile) -> Profile:
     """The profile with the accelerated endpoint that the user enters; asks again for one that is not valid."""
     if profile.accelerated_endpoint:
         return profile
-    likely = [found.endpoint for found in candidates(profile.region) if found.use is EndpointKind.ACCELERATED]
-    say(f"An accelerator's endpoint looks like {likely[0]}.")
+    likely = likely_endpoint(EndpointKind.ACCELERATED, profile.region)
+    say(f"An accelerator's endpoint looks like {likely}.")
+    question, instead = "Accelerated endpoint (empty: the bucket has no accelerator)", "Give --accelerated-endpoint."
     while True:
-        text = click.prompt("Accelerated endpoint (empty: the bucket has no accelerator)", default="", err=True)
+        text = _prompt(question, instead=instead, default="", show_default=False)
         changed = msgspec.structs.replace(profile, accelerated_endpoint=text.strip() or None)
         try:
-            refuse_plain_http(checked(changed))
+            _check(changed)
         except SettingsError as error:
             say(str(error), err=True)
         else:
@@ -126,9 +171,11 @@ def _ask_key(profile: Profile) -> None:
         found = find_credentials(profile)()
         say(f"Credentials: {mask_key_id(found.access_key_id)} from {found.source}.")
         return
-    key_id = click.prompt("AccessKey ID (empty: later, in the console or in the environment)", default="", err=True)
+    later = "The profile is written; enter the key on the Setup screen or in the environment."
+    question = "AccessKey ID (empty: later, in the console or in the environment)"
+    key_id = _prompt(question, instead=later, default="", show_default=False)
     if key_id.strip():
-        secret = click.prompt("AccessKey secret", hide_input=True, err=True)
+        secret = _prompt("AccessKey secret", instead=later, hide_input=True)
         path = write_connector_file(Credentials(key_id.strip(), Secret(secret.strip())))
         say(f"Wrote {path}, readable only by you.")
 
@@ -141,7 +188,7 @@ def _check_keys(settings: Settings) -> None:
         checked_keymap(settings.keys)
 
 
-@config.command()
+@config.command(short_help="Check the settings file and the connector's.")
 @reads_only
 def validate() -> None:
     """Check the settings file and the connector's; exit 2 with file, line and key where one is invalid."""

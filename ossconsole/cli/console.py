@@ -45,7 +45,7 @@ class _ExitState(msgspec.Struct, frozen=True):
     crash: str
 
 
-@click.command()
+@click.command(short_help="Sandbox, sample dataset and a run; no account, GPU or root.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per step and event, without a screen.")
 @click.option("--tour", is_flag=True, help="Name each panel once, with captions; W does so at any time.")
 @mouse_option

@@ -11,7 +11,7 @@ import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target
 from ossconsole.cli.output import say, say_json
-from ossconsole.cli.sandbox import DEMO_SETTINGS, fill_sandbox, restore_speed, slow_down
+from ossconsole.cli.sandbox import DEMO_SETTINGS, fill_sandbox, start_slow_down
 from ossconsole.cli.train import print_line, run_to_end
 from ossconsole.cli.unattended import Printing
 from ossconsole.config.endpoints import EndpointKind
@@ -66,13 +66,8 @@ def run_demo(target: Target, *, as_json: bool) -> int:
         run = TrainingRun(opened.profile, opened.credentials, _SETTINGS, sampler, on_event=driver)
         driver.run, printing.stop, printing.warn = run, run.stop, run.warn
         if opened.sandbox is not None:
-            restore_speed(opened.sandbox.info)  # a demo that was killed may have left it slow
-            driver.slow_down = functools.partial(slow_down, opened.sandbox.info)
-        try:
-            code = run_to_end(run, sampler, opened, on_hangup, as_json=as_json)
-        finally:
-            if opened.sandbox is not None:
-                restore_speed(opened.sandbox.info)
+            driver.slow_down = functools.partial(start_slow_down, run.wait, opened.sandbox)
+        code = run_to_end(run, sampler, opened, on_hangup, as_json=as_json)
         if code == 0:
             _conclude(opened, run, driver.view, begun, as_json=as_json)
         elif run.summary is not None:
@@ -121,7 +116,7 @@ class _Driver:
     def __init__(self, show: Callable[[Event], None]) -> None:
         self.view = RunView()
         self.run: TrainingRun | None = None
-        self.slow_down: Callable[[float], None] = lambda _objects_per_s: None
+        self.slow_down: Callable[[float], object] = lambda _objects_per_s: None
         self._show = show
         self._looked = False
         self._auto = AutoCompare()

@@ -30,7 +30,7 @@ _MARKS = {CheckStatus.OK: "✓ ok  ", CheckStatus.WARN: "! warn", CheckStatus.FA
 _COLOURS = {CheckStatus.OK: "green", CheckStatus.WARN: "yellow", CheckStatus.FAIL: "red"}
 
 
-@click.command()
+@click.command(short_help="Check this machine, the settings, and both endpoints.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: checks [{name, status, detail, remedy}].")
 @profile_options
 @readonly_option

@@ -24,7 +24,7 @@ _REPORT_EVERY_S = 5.0
 _CLASSES_SHOWN = 10
 
 
-@click.command()
+@click.command(short_help="Accuracy by class, confusions and worst images of a checkpoint.")
 @click.argument("checkpoint", default="best")
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Model of `latest` and `best`.")
 @click.option(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
 
 
-@click.command()
+@click.command(short_help="List the folders and objects below a prefix.")
 @click.argument("prefix", default="")
 @click.option("--recursive", "-r", is_flag=True, help="List every object below PREFIX, not only its direct children.")
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after this number of lines.")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _REPORT_EVERY_S = 2.0
 
 
-@click.command()
+@click.command(short_help="Write the manifest of images that are in the bucket already.")
 @click.option("--force", is_flag=True, help="Replace a manifest that exists.")
 @click.option("--dry-run", is_flag=True, help="List the dataset without writing the manifest.")
 @label_options

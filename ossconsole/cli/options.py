@@ -18,8 +18,8 @@ from ossconsole.cli.output import say
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import state_dir
-from ossconsole.config.profiles import Profile, load_settings
-from ossconsole.config.resolve import FIELDS, Origin, Resolution, option_name, overlay, resolve
+from ossconsole.config.profiles import SANDBOX_NAME, Profile, load_settings
+from ossconsole.config.resolve import FIELDS, PROFILE_VARIABLE, Origin, Resolution, option_name, overlay, resolve
 from ossconsole.training.settings import AUTO
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ class Target:
         """The same target with another profile; all other flags stay."""
         return Target({**self.flags, "profile": name})
 
+    @property
+    def names_sandbox(self) -> bool:
+        """Whether the sandbox was asked for by name, not taken because there is no profile."""
+        return (self.flags.get("profile") or os.environ.get(PROFILE_VARIABLE)) == SANDBOX_NAME
+
     def refuse_flags(self, unusable: Collection[str], reason: str) -> None:
         """Raises SettingsError where one of these flags was given: an option without effect is a mistake."""
         given = [option_name(name) for name in self.flags if name in unusable]
@@ -89,7 +94,7 @@ class Target:
             return
         from ossconsole.sandbox.shared import SharedSandbox
 
-        say("No profile is active: working on the embedded sandbox.")
+        say(f"{'Working' if self.names_sandbox else 'No profile is active: working'} on the embedded sandbox.")
         with SharedSandbox.open(state_dir() / "sandbox") as sandbox:
             if slowed := sandbox.slowed_words():
                 say(slowed)

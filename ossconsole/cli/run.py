@@ -32,7 +32,9 @@ _DETACHED = 128 + signal.SIGINT
 _NOT_STARTED = 126  # as shells have it
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
+@click.command(
+    context_settings={"allow_interspersed_args": False}, short_help="Start a script that outlives this terminal."
+)
 @click.option("--restarts", type=click.IntRange(min=0), default=0, help="Restart it up to N times when it fails.")
 @click.option("--detach", is_flag=True, help="Return immediately, instead of printing its output until it ends.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)

@@ -19,7 +19,7 @@ from ossconsole.telemetry.runs import RecordReader, RunSummary, find_run, is_ali
 from ossconsole.telemetry.view import RunView
 
 
-@click.command()
+@click.command(short_help="Show the state of a run.")
 @click.argument("run", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--follow", "follows", is_flag=True, help="Print a sentence for each change until the run ends.")
@@ -41,7 +41,7 @@ def status(run: str, as_json: bool, follows: bool, target: Target) -> None:
         say(f"{label:<12}{value}")
 
 
-@click.command()
+@click.command(short_help="Convert the record of a run for other programs.")
 @click.argument("run", default="")
 @click.option("--csv", "form", flag_value="csv", help="Write steps and epochs as two CSV files.")
 @click.option("--json", "form", flag_value="json", help="Write every event into one JSON file.")
@@ -70,7 +70,7 @@ def export(run: str, form: str | None, output: Path | None, target: Target) -> N
         say(each)
 
 
-@click.command()
+@click.command(short_help="Write a page about a run or a saved benchmark.")
 @click.argument("name", metavar="[RUN|BENCH]", default="")
 @click.option("--format", "form", type=click.Choice(["html", "md"]), default="html", show_default=True, help="Format.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File. Default: named after the run.")

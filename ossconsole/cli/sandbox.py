@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import READ_WRITE, exposure, open_private, state_dir, try_lock
 from ossconsole.config.text import StrEnum, counted
-from ossconsole.sandbox.process import DATASET_PREFIX, SandboxInfo, Shaping
+from ossconsole.sandbox.process import DATASET_PREFIX, RunningSandbox, Shaping
 from ossconsole.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def _speed_option(name: str, text: str) -> Callable[[FC], FC]:
     return click.option(f"--{name}", type=FiniteRange(0), show_default=f"{default:g}", help=text)
 
 
-@click.command()
+@click.command(short_help="Serve an OSS-compatible bucket on loopback.")
 @click.option(
     "--dir",
     "directory",
@@ -129,29 +130,21 @@ _POLL_S = 0.1
 _LINE_EVERY_S = 2.0
 
 
-def slow_down(info: SandboxInfo, objects_per_s: float) -> None:
-    """Changes the speed of a sandbox's standard endpoint; a failure is logged, and the demo continues."""
-    from ossconsole.sandbox.control import SandboxControl
+def start_slow_down(wait: Callable[[], object], sandbox: RunningSandbox, objects_per_s: float) -> threading.Thread:
+    """Slows down a sandbox's standard endpoint until `wait` returns, in a thread, which is returned."""
+    arguments = (wait, sandbox, objects_per_s)
+    thread = threading.Thread(target=slow_down_until, args=arguments, name="sandbox-speed", daemon=True)
+    thread.start()
+    return thread
+
+
+def slow_down_until(wait: Callable[[], object], sandbox: RunningSandbox, objects_per_s: float) -> None:
+    """Slows down a sandbox's standard endpoint until `wait` returns; a failure is logged, and the demo continues."""
+    from ossconsole.sandbox.shared import slowed_down
 
     try:
-        SandboxControl(info).set_standard_speed(objects_per_s)
-    except ConsoleError as error:
-        log.warning("The sandbox's speed is unchanged: %s", error)
-
-
-def slow_down_until(wait: Callable[[], object], info: SandboxInfo, objects_per_s: float) -> None:
-    """Changes the speed of a sandbox's standard endpoint until `wait` returns."""
-    slow_down(info, objects_per_s)
-    wait()
-    restore_speed(info)
-
-
-def restore_speed(info: SandboxInfo) -> None:
-    """Ends a slow-down of a sandbox's standard endpoint, which others may use; a failure is logged."""
-    from ossconsole.sandbox.control import SandboxControl
-
-    try:
-        SandboxControl(info).restore_standard_speed()
+        with slowed_down(sandbox, objects_per_s):
+            wait()
     except ConsoleError as error:
         log.warning("The sandbox's speed is unchanged: %s", error)
 

@@ -26,7 +26,7 @@ _SHOWN = 10
 _OSS = "oss://"
 
 
-@click.command()
+@click.command(short_help="Copy what is new or changed, from a folder to the bucket or back.")
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @click.option("--delete", is_flag=True, help="Delete what DST has and SRC does not have.")

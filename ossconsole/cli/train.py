@@ -41,7 +41,7 @@ _POLL_S = 0.2
 _LINE_EVERY_STEPS = 10
 
 
-@click.command()
+@click.command(short_help="Train a model on the dataset in the bucket.")
 @settings_options(TrainSettings)
 @click.option(
     "--preset",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SHOWN = 10
 
 
-@click.command()
+@click.command(short_help="Fill the accelerator's cache: read the dataset once.")
 @click.option(
     "--prefix",
     metavar="PREFIX",

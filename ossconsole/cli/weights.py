@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ossconsole.training.compute.weights_file import Weights
 
 
-@click.command()
+@click.command(short_help="Write a checkpoint's weights to a file for other programs.")
 @click.argument("checkpoint")
 @click.option(
     "--out",

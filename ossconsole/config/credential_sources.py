@@ -181,7 +181,7 @@ def select_credentials(profile: Profile) -> SelectedCredentials:
     if passed_over:
         text = " ".join(f"{state.problem.rstrip('.')}." for state in passed_over)
         raise UnusableCredentialsError(text, remedy=passed_over[0].remedy)
-    raise NoCredentialsError(looked)
+    raise NoCredentialsError(looked, "" if profile.reads_key_file else profile.credentials)
 
 
 def find_credentials(profile: Profile) -> AnySource:

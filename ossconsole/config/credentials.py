@@ -125,15 +125,18 @@ def register_credentials(credentials: Credentials) -> None:
 
 
 class NoCredentialsError(ConsoleError):
-    """No source has a key pair; `looked` lists the sources, one line each."""
+    """No source has a key pair; `looked` lists the sources, one line each.
+
+    `named` is the only source that the profile uses, "" for one that uses all: a key elsewhere would not be used then.
+    """
 
     exit_code = 2
 
-    def __init__(self, looked: list[str]) -> None:
-        super().__init__(
-            f"No credentials were found. Checked: {'; '.join(looked)}.",
-            remedy="Enter an AccessKey on the Setup screen, or set OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET.",
-        )
+    def __init__(self, looked: list[str], named: str = "") -> None:
+        remedy = "Enter an AccessKey on the Setup screen, or set OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET."
+        if named:
+            remedy = f'The profile uses credentials = "{named}" alone: create them there, or set it to "auto".'
+        super().__init__(f"No credentials were found. Checked: {'; '.join(looked)}.", remedy=remedy)
         self.looked = looked
 
 

@@ -215,6 +215,18 @@ def classify(endpoint: str) -> HostInfo:
     return HostInfo(HostKind.LOOPBACK if _LOOPBACK.fullmatch(host) else HostKind.CUSTOM)
 
 
+def misuse(use: EndpointKind, endpoint: str) -> str:
+    """Why a normalised endpoint cannot be the standard or the accelerated one, as a sentence; "" where it can be."""
+    kind = classify(endpoint).kind
+    if use is EndpointKind.STANDARD and kind is HostKind.ACCELERATOR:
+        return f"{endpoint} is an accelerator's endpoint, not the bucket's own."
+    if use is EndpointKind.ACCELERATED and kind is HostKind.TRANSFER_ACCELERATION:
+        return f"{endpoint} is not an accelerator's endpoint: {HOST_NOTES[kind]}."
+    if use is EndpointKind.ACCELERATED and kind in {HostKind.INTERNAL, HostKind.PUBLIC, HostKind.DUAL_STACK}:
+        return f"{endpoint} is the bucket's own endpoint ({kind}), not an accelerator's: it caches nothing."
+    return ""
+
+
 def is_zone_of(zone: str, region: str) -> bool:
     """Whether `zone` has the form of a zone ID of `region`: `cn-hangzhou-j`, `us-east-1b`."""
     return re.fullmatch(rf"{re.escape(region)}-?[a-z]", zone) is not None
@@ -244,6 +256,11 @@ def candidates(region: str) -> list[Candidate]:
     places = [*_ACCELERATOR_ZONES.get(region, ()), region]
     hosts += [(EndpointKind.ACCELERATED, f"{place}-internal.{ACCELERATOR_DOMAIN}") for place in places]
     return [Candidate(use, f"https://{host}", classify(f"https://{host}")) for use, host in hosts]
+
+
+def likely_endpoint(use: EndpointKind, region: str) -> str:
+    """The likeliest endpoint of this kind for a bucket in `region`."""
+    return next(found.endpoint for found in candidates(region) if found.use is use)
 
 
 def region_caution(instance_region: str, region: str, endpoints: Iterable[str]) -> str:

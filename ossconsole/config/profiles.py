@@ -6,7 +6,6 @@ Errors name the file, the line, the key and the nearest valid spelling.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,8 @@ from ossconsole.config.endpoints import (
     classify,
     internal_endpoint,
     is_region_id,
+    likely_endpoint,
+    misuse,
     normalise_endpoint,
     sends_in_clear,
     suggest_region,
@@ -70,6 +71,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return self.standard_endpoint if kind is EndpointKind.STANDARD else self.accelerated_endpoint
 
     @property
+    def reads_key_file(self) -> bool:
+        """Whether the AccessKey that is entered on the Setup screen, into the connector's file, may be used."""
+        return self.credentials in {AUTO_CREDENTIALS, "connector"}
+
+    @property
     def endpoints(self) -> dict[EndpointKind, str]:
         """The endpoints this profile has, standard first."""
         found = {kind: self.endpoint(kind) for kind in EndpointKind}
@@ -97,6 +103,31 @@ def refuse_plain_http(profile: Profile) -> None:
                 remedy=f"Write https://{endpoint.partition('://')[2]}, or permit it: --plain-http "
                 f'{PLAIN_HTTP_ALLOWED}, or plain_http = "{PLAIN_HTTP_ALLOWED}" in the profile.',
             )
+
+
+def refuse_other_region(profile: Profile) -> None:
+    """Raises FieldError for an endpoint of another region than the bucket's: no request through it can succeed.
+
+    Both have to be regions that are known: the hosts of some, such as finance clouds, have a name of their own.
+    """
+    for kind, endpoint in profile.endpoints.items():
+        found = classify(endpoint).region
+        if found in REGIONS and profile.region in REGIONS and found != profile.region:
+            likely = likely_endpoint(kind, profile.region)
+            raise FieldError(
+                f"{kind}_endpoint",
+                f"The {kind} endpoint {endpoint} is in {found}, and the bucket in {profile.region}.",
+                remedy=f"Use {likely}, or correct the region.",
+            )
+
+
+def refuse_misuse(profile: Profile) -> None:
+    """Raises FieldError for an accelerator's endpoint where the bucket's own belongs, and the other way round."""
+    for kind, endpoint in profile.endpoints.items():
+        if problem := misuse(kind, endpoint):
+            likely = likely_endpoint(kind, profile.region)
+            empty = ", or nothing where the bucket has no accelerator" if kind is EndpointKind.ACCELERATED else ""
+            raise FieldError(f"{kind}_endpoint", problem, remedy=f"Enter one such as {likely}{empty}.")
 
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
@@ -197,6 +228,7 @@ def _prefix(profile: Profile, field: str) -> str:
 
 
 _TOP_KEYS = ("active", "on_hangup", "price_per_hour", "keys", "profiles")
+_HIGHEST_PRICE = 1e9  # CNY per hour; TOML has integers that no float holds
 _PROFILE_KEYS = tuple(name for name in Profile.__struct_fields__ if name not in {"name", "simulated"})
 
 
@@ -231,14 +263,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def with_profile(self, profile: Profile, *, activate: bool = False) -> Settings:
         """The settings with the validated profile added or replaced. Raises FieldError."""
-        _not_reserved(profile.name)
+        check_new_name(profile.name)
         profiles = {**self.profiles, profile.name: checked(profile)}
         return replace(self, active=profile.name if activate else self.active, profiles=profiles)
 
     def renamed(self, old: str, new: str) -> Settings:
         """The settings with a profile renamed. Raises SettingsError where `new` exists or is not a valid name."""
-        _not_reserved(new)
-        check_profile_name(new)
+        check_new_name(new)
         profile = self.profile(old)
         if new != old and new in self.profiles:
             raise SettingsError(f"The profile {new!r} exists already.", remedy="Select another name.")
@@ -299,7 +330,7 @@ class _SettingsParser:
     def settings(self) -> Settings:
         try:
             document = msgspec.toml.decode(self._text)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:  # ValueError: a number of 4,301 digits
             raise SettingsError(
                 f"{self._path} is not TOML: {error}.",
                 remedy="Correct the line, or remove the file and run: ossconsole config init",
@@ -319,8 +350,9 @@ class _SettingsParser:
         return Settings(active=active, profiles=profiles, on_hangup=on_hangup, price_per_hour=price, keys=keys)
 
     def _price(self, value: Any) -> float:
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
-            raise self._error("", "price_per_hour", f"price_per_hour must be a number of CNY, not {value!r}.")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= _HIGHEST_PRICE:
+            shown = "one above 1e9" if isinstance(value, int) and value > _HIGHEST_PRICE else repr(value)
+            raise self._error("", "price_per_hour", f"price_per_hour must be a number of CNY, not {shown}.")
         return float(value)
 
     def _keys(self, scopes: Any) -> dict[str, str]:
@@ -351,7 +383,7 @@ class _SettingsParser:
             if not isinstance(value, str):
                 raise self._error(table, key, f"{key} must be text in quotes, not {value!r}.")
         try:
-            _not_reserved(name)
+            check_new_name(name)
             region = values.get("region", "")
             defaults = {"region": "", "bucket": "", "standard_endpoint": internal_endpoint(region) if region else ""}
             return checked(Profile(name=name, **{**defaults, **values}))
@@ -370,7 +402,9 @@ class _SettingsParser:
         return SettingsError(f"{where}, {place}: {message}", remedy=remedy)
 
 
-def _not_reserved(name: str) -> None:
+def check_new_name(name: str) -> None:
+    """Raises FieldError unless a profile can have this name."""
+    check_profile_name(name)
     if name == SANDBOX_NAME:
         raise FieldError("name", f"{SANDBOX_NAME!r} is the embedded server's name.", remedy="Select another name.")
 

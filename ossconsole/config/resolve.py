@@ -15,6 +15,7 @@ from ossconsole.config.profiles import (
     Profile,
     Settings,
     checked,
+    refuse_other_region,
     refuse_plain_http,
 )
 from ossconsole.config.text import StrEnum
@@ -115,6 +116,7 @@ def _refuse_on_sandbox(flags: Mapping[str, str]) -> None:
 def _resolution(profile: Profile, origins: dict[str, Origin]) -> Resolution:
     try:
         profile = checked(profile)
+        refuse_other_region(profile)
         refuse_plain_http(profile)
         return Resolution(profile, origins)
     except FieldError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import os
 import resource
@@ -26,7 +27,7 @@ from ossconsole.sandbox.faults import FaultEngine, FaultPlan
 from ossconsole.sandbox.imds import MetadataServer
 from ossconsole.sandbox.keys import KeyRing
 from ossconsole.sandbox.listing import SyntheticKeys
-from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, LOG_NAME, SandboxInfo, Shaping
+from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, LOG_NAME, SLOWED_NAME, SandboxInfo, Shaping
 from ossconsole.sandbox.reading import BlockCache, OriginDelay, Reader
 from ossconsole.sandbox.records import Bucket
 from ossconsole.sandbox.server import ADDRESSES, Listener, RequestHandler, RequestLog, reserve
@@ -37,6 +38,7 @@ from ossconsole.sandbox.store import SandboxStore
 BUCKET = "127"
 METADATA_ADDRESS = "127.0.0.3"
 _UNUSED_POLL_S = 0.5
+_LEASE_POLL_S = 0.5
 _LOCK_TRIES, _LOCK_WAIT_S = 5, 0.05
 _HOSTS = {EndpointKind.STANDARD: "0.0.1", EndpointKind.ACCELERATED: "0.0.2"}
 
@@ -118,9 +120,11 @@ async def _serve(settings: SandboxSettings, store: SandboxStore, ready: Callable
     info = _info(settings, service.keys, port)
     write_private(settings.directory / INFO_NAME, info.encode())
     ready(info)
-    watch = asyncio.create_task(_unused(settings, stop)) if settings.until_unused else None
+    watches = [asyncio.create_task(_end_leases(settings, control))]
+    if settings.until_unused:
+        watches.append(asyncio.create_task(_unused(settings, stop)))
     await stop.wait()
-    if watch is not None:
+    for watch in watches:
         watch.cancel()
     await asyncio.gather(*(listener.stop() for listener in everything))
     log.close()
@@ -149,6 +153,19 @@ async def _unused(settings: SandboxSettings, stop: asyncio.Event) -> None:
     while not users.leave():  # noqa: ASYNC110 - a kernel lock, which cannot be awaited
         await asyncio.sleep(_UNUSED_POLL_S)
     stop.set()
+
+
+async def _end_leases(settings: SandboxSettings, control: ControlApi) -> None:
+    """Restores the standard endpoint's speed once the process that changed it has ended, also by kill -9."""
+    while True:
+        await asyncio.sleep(_LEASE_POLL_S)
+        if control.speed_is_leased:
+            descriptor = open_private(settings.directory / SLOWED_NAME, READ_WRITE)
+            try:
+                if try_lock(descriptor, fcntl.LOCK_SH):
+                    control.restore_speed()
+            finally:
+                os.close(descriptor)
 
 
 def _service(settings: SandboxSettings, store: SandboxStore, port: int) -> Service:

@@ -51,9 +51,13 @@ class IssuedKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StandardSpeed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """GETs per second of the bucket from now on, over all connections; 0 is unlimited."""
+    """GETs per second of the bucket from now on, over all connections; 0 is unlimited.
+
+    With `while_locked` they last until no process holds the lock of the folder's `slowed` file.
+    """
 
     objects_per_s: Annotated[float, msgspec.Meta(ge=0)]
+    while_locked: bool = False
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,9 +118,9 @@ class SandboxControl:
         """Empties the accelerator's cache."""
         self._call("DELETE", "cache")
 
-    def set_standard_speed(self, objects_per_s: float) -> None:
+    def set_standard_speed(self, objects_per_s: float, *, while_locked: bool = False) -> None:
         """Changes the simulated speed of the standard endpoint, for all users of the sandbox."""
-        self._call("PUT", "speed", StandardSpeed(objects_per_s=objects_per_s))
+        self._call("PUT", "speed", StandardSpeed(objects_per_s=objects_per_s, while_locked=while_locked))
 
     def restore_standard_speed(self) -> None:
         """Gives the standard endpoint the speed again that the sandbox was started with."""
@@ -156,6 +160,8 @@ class ControlApi:
         self._service = service
         self._started_with = self._shaping = shaping
         self._outage = outage
+        self.speed_is_leased = False
+        """True while the speed is that of a process which may end without giving it back."""
 
     def set_plan(self, plan: FaultPlan) -> None:
         """Replaces the fault plan, outages included."""
@@ -195,16 +201,22 @@ class ControlApi:
             case "DELETE", "cache":
                 service.cache.clear()
             case "PUT", "speed":
-                self._limit(msgspec.json.decode(body, type=StandardSpeed).objects_per_s)
+                wanted = msgspec.json.decode(body, type=StandardSpeed)
+                self._limit(wanted.objects_per_s, leased=wanted.while_locked)
             case "DELETE", "speed":
-                self._limit(self._started_with.standard_objects_per_s)
+                self.restore_speed()
             case "GET", "status":
                 return _json(self._status())
             case _:
                 return web.Response(status=404, text="faults, keys, restores, cache, speed, status")
         return web.Response(status=204)
 
-    def _limit(self, objects_per_s: float) -> None:
+    def restore_speed(self) -> None:
+        """Gives the standard endpoint the speed again that the sandbox was started with."""
+        self._limit(self._started_with.standard_objects_per_s, leased=False)
+
+    def _limit(self, objects_per_s: float, *, leased: bool) -> None:
+        self.speed_is_leased = leased
         self._service.origin.limit(objects_per_s)
         self._shaping = msgspec.structs.replace(self._shaping, standard_objects_per_s=objects_per_s)
 

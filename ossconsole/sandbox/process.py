@@ -34,6 +34,7 @@ from ossconsole.config.profiles import Profile
 LOG_NAME = "sandbox.log"
 INFO_NAME = "running.json"
 LOCK_NAME = "lock"
+SLOWED_NAME = "slowed"
 DATASET_PREFIX = "dataset/sample"
 CHECKPOINT_PREFIX = "checkpoints"
 _LOG_LINES_SHOWN = 4

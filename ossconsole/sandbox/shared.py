@@ -12,8 +12,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -25,6 +25,7 @@ from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.process import (
     INFO_NAME,
     LOCK_NAME,
+    SLOWED_NAME,
     RunningSandbox,
     SandboxError,
     SandboxInfo,
@@ -199,6 +200,26 @@ class SharedSandbox(RunningSandbox, AbstractContextManager["SharedSandbox"]):
         if process is not None and self._closed.is_set():
             end(process)
         return True
+
+
+@contextmanager
+def slowed_down(sandbox: RunningSandbox, objects_per_s: float) -> Iterator[None]:
+    """A slower standard endpoint, for all users of the sandbox, until the end of the block or of this process.
+
+    Raises ConsoleError where another process has slowed it down, or the sandbox does not answer.
+    """
+    descriptor = open_private(sandbox.directory / SLOWED_NAME, READ_WRITE)
+    try:
+        if not try_lock(descriptor):
+            raise SandboxError("Another process has slowed down the sandbox.")
+        SandboxControl(sandbox.info).set_standard_speed(objects_per_s, while_locked=True)
+        try:
+            yield
+        finally:
+            SandboxControl(sandbox.info).restore_standard_speed()
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that was forked from this one may have it open, too
+        os.close(descriptor)
 
 
 def _log(message: str, remedy: str) -> None:

@@ -183,6 +183,11 @@ class NoCredentials(ConsoleState, frozen=True, kw_only=True):
 
     searched: tuple[str, ...] = ()
 
+    @property
+    def key(self) -> str:
+        """The key of the Setup screen that helps: `k`, or `e` where an AccessKey entered there would not be used."""
+        return "k" if self.profile is None or self.profile.reads_key_file else "e"
+
 
 class Unavailable(ConsoleState, frozen=True, kw_only=True):
     """The profile, or the sandbox, cannot be used; `reason` says why and what to do."""

@@ -14,11 +14,14 @@ import msgspec
 import pytest
 
 from ossconsole.cli import checks, doctor
+from ossconsole.cli.checks import settings_check
 from ossconsole.config.checks import CheckStatus, run_checks
 from ossconsole.config.connector import connector_config_path
 from ossconsole.config.credential_sources import FixedSource, find_credentials, write_connector_file
 from ossconsole.config.credentials import Credentials, Secret
+from ossconsole.config.endpoints import internal_endpoint
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, write_manifest
 from ossconsole.storage.errors import StorageError
@@ -323,3 +326,11 @@ def test_doctor_waits_for_torch_longer_than_for_the_other_checks(
     (job,) = [job for job in doctor.machine_jobs(None) if "torch" in job.names]
     ((torch, _),) = run_checks([job])
     assert "a slow disk" in torch.detail
+
+
+def test_the_settings_warn_of_an_endpoint_of_the_wrong_kind() -> None:
+    profile = Profile(name="a", region="cn-hangzhou", bucket="abc", standard_endpoint=internal_endpoint("cn-hangzhou"))
+    assert settings_check(profile).status is CheckStatus.OK
+    found = settings_check(msgspec.structs.replace(profile, accelerated_endpoint=profile.standard_endpoint))
+    assert found.status is CheckStatus.WARN
+    assert "caches nothing" in found.detail

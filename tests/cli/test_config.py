@@ -12,7 +12,7 @@ from ossconsole.cli.config import config
 from ossconsole.cli.output import run_group
 from ossconsole.config.credential_sources import find_credentials, write_connector_file
 from ossconsole.config.credentials import Credentials, Secret
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import load_settings
 
 SECRET = "planted-secret-that-must-never-show"
@@ -52,6 +52,49 @@ def test_init_prompts_for_missing_values() -> None:
     assert (profile.bucket, profile.accelerated_endpoint) == ("my-bucket", accelerated)
     found = find_credentials(profile)()
     assert (found.access_key_id, found.access_key_secret.reveal()) == ("LTAI5tExample", SECRET)
+
+
+def test_init_asks_again_for_what_cannot_be() -> None:
+    answers = ("hangzhou", "cn-hangzhou", "No_Bucket", "my-bucket", "oss-cn-hangzhou.aliyuncs.com", "", "")
+    result = run("init", text="".join(f"{answer}\n" for answer in answers))
+    assert "Did you mean cn-hangzhou?" in result.output
+    assert "'No_Bucket' is not a bucket name" in result.output
+    assert "it caches nothing" in result.output
+    profile = load_settings().profile("default")
+    assert (profile.region, profile.bucket, profile.accelerated_endpoint) == ("cn-hangzhou", "my-bucket", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "remedy"), [((), "", "--region"), (("--region", "cn-hangzhou"), "a_b\n", "--bucket")]
+)
+def test_init_names_the_option_where_nobody_answers(arguments: tuple[str, ...], text: str, remedy: str) -> None:
+    with pytest.raises(SettingsError, match="the input has ended") as caught:
+        run("init", *arguments, text=text)
+    assert remedy in caught.value.remedy
+    assert not load_settings().profiles
+
+
+def test_init_asks_nothing_for_a_name_that_exists() -> None:
+    init()
+    with pytest.raises(SettingsError, match="exists already"):
+        run("init", text="cn-hangzhou\nmy-bucket\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "endpoint", "words"),
+    [
+        ("--standard-endpoint", "oss-cn-shanghai-internal.aliyuncs.com", "is in cn-shanghai, and the bucket in"),
+        ("--accelerated-endpoint", "cn-shanghai-g-internal.oss-data-acc.aliyuncs.com", "is in cn-shanghai"),
+        ("--standard-endpoint", "cn-hangzhou-j-internal.oss-data-acc.aliyuncs.com", "not the bucket's own"),
+        ("--accelerated-endpoint", "oss-cn-hangzhou-internal.aliyuncs.com", "caches nothing"),
+        ("--accelerated-endpoint", "oss-accelerate.aliyuncs.com", "not an accelerator's endpoint"),
+    ],
+)
+def test_init_refuses_an_endpoint_that_cannot_be_right(option: str, endpoint: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words) as caught:
+        init(option, endpoint)
+    assert "cn-hangzhou" in caught.value.remedy
+    assert not load_settings().profiles
 
 
 def test_init_asks_nothing_more_where_the_options_say_it() -> None:

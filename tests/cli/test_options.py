@@ -22,7 +22,7 @@ from ossconsole.config.credential_sources import write_connector_file
 from ossconsole.config.credentials import Credentials, NoCredentialsError, Secret
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.profiles import Profile, Settings, save_settings
+from ossconsole.config.profiles import SANDBOX_NAME, Profile, Settings, load_settings, save_settings
 from ossconsole.config.resolve import FIELDS, option_name
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.training.settings import AUTO, TrainSettings, with_preset
@@ -90,10 +90,32 @@ def test_the_command_gets_its_target() -> None:
     assert output("--profile", "sandbox") == "sandbox\n"
 
 
+def test_a_sandbox_that_was_named_is_not_called_the_lack_of_a_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    save_settings(Settings().with_profile(PROFILE, activate=True))
+    for name in (SANDBOX_NAME, ""):
+        save_settings(load_settings().activated(""))
+        with Target({"profile": name} if name else {}).open():
+            assert ("No profile is active" in capsys.readouterr().err) is not bool(name)
+
+
 def test_every_option_is_there() -> None:
     text = output("--help")
     for option in ("profile", "bucket", "region", "standard-endpoint", "accelerated-endpoint", "dataset-prefix"):
         assert f"--{option} " in text
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("config", "--help")])
+def test_the_list_of_commands_is_whole_in_80_columns(arguments: tuple[str, ...]) -> None:
+    listed = CliRunner().invoke(ossconsole, arguments, terminal_width=80).output.partition("Commands:")[2]
+    assert listed
+    assert "..." not in listed
+
+
+@pytest.mark.parametrize(("typed", "hint"), [("trian", " Did you mean 'train'?"), ("qqq", "")])
+def test_a_command_that_does_not_exist_is_corrected(typed: str, hint: str) -> None:
+    result = CliRunner().invoke(ossconsole, [typed])
+    assert result.exit_code == 2
+    assert f"No such command '{typed}'.{hint}\n" in result.output
 
 
 @pytest.mark.parametrize("option", ["profile", *FIELDS, "readonly"])
@@ -206,7 +228,7 @@ def test_another_user_of_the_sandbox_reads_that_a_demo_has_slowed_it_down(capsys
             with Target().open():
                 assert words in capsys.readouterr().err
 
-        slow_down_until(look_meanwhile, info, 26.4)
+        slow_down_until(look_meanwhile, demo.sandbox, 26.4)
         assert SandboxControl(info).status() == usual
         with Target().open():
             assert words not in capsys.readouterr().err
@@ -298,7 +320,7 @@ def test_closed_output_causes_no_traceback() -> None:
     command = f'"{sys.executable}" -m ossconsole config show --json --profile sandbox'
     done = subprocess.run(["bash", "-c", f"{command} >&- <&-"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("Error: No profile is active")
+    assert done.stderr.startswith("Error: The sandbox was named")
 
 
 def test_a_full_disk_causes_no_traceback() -> None:

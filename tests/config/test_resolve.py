@@ -90,6 +90,14 @@ def test_a_bad_value_names_where_it_came_from() -> None:
         resolve(Settings(), {"bucket": "abc", "region": "cn-hangzhou", "standard_endpoint": "https://a b"}, {})
 
 
+def test_an_endpoint_of_another_region_is_refused_where_both_are_known() -> None:
+    flags = {"bucket": "abc", "region": "cn-hangzhou", "standard_endpoint": "oss-cn-beijing.aliyuncs.com"}
+    with pytest.raises(SettingsError, match=r"is in cn-beijing, .* \(from flag --standard-endpoint\)"):
+        resolve(Settings(), flags, {})
+    finance = {**flags, "region": "cn-hangzhou-finance", "standard_endpoint": "oss-cn-hzjbp-a-internal.aliyuncs.com"}
+    assert resolved(Settings(), finance, {}).profile.region == "cn-hangzhou-finance"
+
+
 def test_a_region_that_contradicts_the_endpoint_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"cn-beijing \(from environment OSS_REGION\)"):
         resolve(ACTIVE, {}, {"OSS_REGION": "cn-beijing"})

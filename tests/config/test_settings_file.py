@@ -163,10 +163,13 @@ def test_the_price_of_the_machine_is_saved_and_validated() -> None:
     assert load_settings().price_per_hour == 0.0
     save_settings(msgspec.structs.replace(Settings(), price_per_hour=12.5))
     assert load_settings().activated("").price_per_hour == 12.5
-    for wrong in ('"12"', "-1", "true", "nan"):
+    for wrong in ('"12"', "-1", "true", "nan", "inf", f"1{'0' * 400}"):
         settings_path().write_text(f"price_per_hour = {wrong}\n")
         with pytest.raises(SettingsError, match="price_per_hour must be a number of CNY"):
             load_settings()
+    settings_path().write_text(f"price_per_hour = 1{'0' * 5000}\n")  # longer than Python reads
+    with pytest.raises(SettingsError):
+        load_settings()
 
 
 def test_on_hangup_is_saved_and_validated() -> None:

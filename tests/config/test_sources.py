@@ -116,8 +116,10 @@ def test_without_credentials_the_error_lists_the_sources() -> None:
     assert len(caught.value.looked) == 9
     for place in ("OSS_ACCESS_KEY_ID", ".alibabacloud", ".ossutilconfig", ".aliyun", "CREDENTIALS_URI", "ECS RAM role"):
         assert place in caught.value.message
-    with pytest.raises(NoCredentialsError, match="ossutil nope"):
+    assert "Setup screen" in caught.value.remedy
+    with pytest.raises(NoCredentialsError, match="ossutil nope") as caught:
         find_credentials(profile("ossutil:nope"))
+    assert 'credentials = "ossutil:nope" alone' in caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from ossconsole.config.credentials import Secret
 from ossconsole.config.errors import SettingsError
 from ossconsole.sandbox import shared
+from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, SandboxError, SandboxInfo, SandboxProcess
-from ossconsole.sandbox.shared import SharedSandbox, Users
+from ossconsole.sandbox.shared import SharedSandbox, Users, slowed_down
 from tests.sandbox.conftest import make_bucket
 from tests.waiting import wait_until
 
@@ -34,9 +35,17 @@ HOLD = (
 )
 
 
-def hold(directory: Path) -> subprocess.Popen[str]:
+SLOW_DOWN = (
+    "import sys; from pathlib import Path\n"
+    "from ossconsole.sandbox.shared import SharedSandbox, slowed_down\n"
+    "with SharedSandbox.open(Path(sys.argv[1])) as sandbox, slowed_down(sandbox, 7.0):\n"
+    "    print('slow', flush=True); sys.stdin.read()"
+)
+
+
+def hold(directory: Path, program: str = HOLD) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
 
@@ -85,6 +94,25 @@ def test_it_survives_its_starter_and_ends_with_its_last_user(tmp_path: Path) -> 
         for stream in (holder.stdin, holder.stdout):
             assert stream is not None
             stream.close()
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, None])
+def test_a_slow_down_ends_with_the_process_that_made_it(tmp_path: Path, end: signal.Signals | None) -> None:
+    with SharedSandbox.open(tmp_path) as other:
+        control = SandboxControl(other.info)
+        slowing = hold(tmp_path, SLOW_DOWN)
+        assert endpoint_of(slowing) == "slow"
+        assert control.status().slowed_to == 7.0
+        with pytest.raises(SandboxError, match="Another process"), slowed_down(other, 5.0):
+            pass
+        assert control.status().slowed_to == 7.0
+        if end is not None:
+            slowing.send_signal(end)
+        slowing.communicate(timeout=20)
+        wait_until(lambda: control.status().slowed_to is None)
+        assert other.slowed_words() == ""
+        with slowed_down(other, 5.0):
+            assert "5 objects/s" in other.slowed_words()
 
 
 def test_many_simultaneous_users_get_one_server(tmp_path: Path) -> None:

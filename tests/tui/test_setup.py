@@ -9,6 +9,7 @@ import threading
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -23,6 +24,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.metadata import Instance
 from ossconsole.config.profiles import FieldError, Settings, load_settings, save_settings, settings_path
 from ossconsole.storage.accelerator import ON_WRITE, AcceleratedPath
+from ossconsole.storage.jobs.download import Download
 from ossconsole.storage.probe.report import ProbeStage, ProbeStep, StepStatus
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.console import AcceleratorState, NoCredentials, Ready, Unavailable
@@ -33,7 +35,7 @@ from ossconsole.tui.setup.panels import ProbeState
 from ossconsole.tui.setup.profiles import ProfileForm, ProfilesScreen, moved_endpoint
 from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import REAL, SECRET, START
+from tests.tui.fakes import REAL, SECRET, SIMULATED, START
 from tests.tui.fakes_setup import (
     ACCELERATOR,
     REQUEST_ID,
@@ -463,6 +465,26 @@ async def test_a_busy_console_keeps_its_profile(make_app: AppMaker, profiles: Se
     assert load_settings().active == "imagenet-hz"
 
 
+async def test_the_sandbox_stays_while_a_job_uses_it(make_app: AppMaker, profiles: Settings) -> None:
+    services = setup_services()
+    services.stand(Ready(profile=SIMULATED))
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL, notifications=True) as pilot:
+        await settle(pilot)
+        job = Download(Mock(), [], "", Path("/data/down"))
+        app.jobs.append(job)
+        await press(pilot, "r")
+        await settle(pilot)
+        said = [notice.message for notice in app._notifications]
+        assert said == [f"The sandbox is still used: {job.title}. Wait for its end, or cancel it: 2, then J."]
+        assert services.reloads == 0
+        services.stand(Ready(profile=REAL))  # a bucket stays where it is, and its jobs continue
+        await settle(pilot)
+        await press(pilot, "r")
+        await settle(pilot)
+    assert services.reloads == 1
+
+
 async def test_profiles_are_copied_renamed_and_deleted(make_app: AppMaker, profiles: Settings) -> None:
     services = setup_services()
     app = make_app(services, "setup")
@@ -734,6 +756,67 @@ async def test_without_credentials_it_says_what_to_do(make_app: AppMaker) -> Non
         await settle(pilot)
         await settle(pilot)
         assert "LTAI…d9Qz" in plain(app)
+
+
+async def test_a_profile_that_names_its_source_is_not_sent_to_enter_a_key(make_app: AppMaker) -> None:
+    services = setup_services()
+    named = msgspec.structs.replace(REAL, credentials="aliyun:nope")
+    services.stand(NoCredentials(profile=named, searched=("aliyun nope ~/.aliyun/config.json (none)",)))
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        for words in ("none from aliyun:nope; press e", "e use another source than aliyun:nope"):
+            assert words in plain(app), words
+        await press(pilot, "2")
+        await settle(pilot)
+        assert "Press 1, then e." in plain(app)
+
+
+async def test_the_keys_for_a_profile_say_why_they_leave_the_sandbox_alone(make_app: AppMaker) -> None:
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL, notifications=True) as pilot:
+        await settle(pilot)
+        await press(pilot, "p", "home")
+        for count, key in enumerate("ecrd", start=1):
+            await press(pilot, key)
+            assert ["built in" in notice.message for notice in app._notifications] == [True] * count
+
+
+async def test_no_endpoint_is_suggested_for_a_region_that_cannot_exist(make_app: AppMaker) -> None:
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "p", "n")
+        for region, suggested in (("hangzhou", False), ("cn-hangzhou", True)):
+            await type_into(pilot, "region", region)
+            app.screen.query_one("#field-standard_endpoint", Input).focus()
+            await pilot.pause()
+            assert ("oss-cn-hangzhou.aliyuncs.com" in plain(app)) is suggested
+            assert "oss-hangzhou.aliyuncs.com" not in plain(app)
+
+
+@pytest.mark.parametrize(
+    ("field", "endpoint", "words"),
+    [
+        ("standard_endpoint", "cn-hangzhou-j-internal.oss-data-acc.aliyuncs.com", "not the bucket's own"),
+        ("accelerated_endpoint", "oss-cn-hangzhou-internal.aliyuncs.com", "caches nothing"),
+        ("accelerated_endpoint", "cn-shanghai-g-internal.oss-data-acc.aliyuncs.com", "is in cn-shanghai"),
+    ],
+)
+async def test_an_endpoint_that_cannot_be_right_is_not_saved(
+    make_app: AppMaker, profiles: Settings, field: str, endpoint: str, words: str
+) -> None:
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "e")
+        await type_into(pilot, field, endpoint)
+        await press(pilot, "ctrl+s")
+        assert top(app, ProfileForm)
+        assert words in plain(app)
+        assert app.focused is not None
+        assert app.focused.id == f"field-{field}"
+    assert load_settings() == profiles
 
 
 async def test_command_line_options_still_apply_to_another_profile(make_app: AppMaker, profiles: Settings) -> None:

@@ -19,7 +19,7 @@ import requests
 from oss2.exceptions import OssError
 
 from ossconsole.config.credentials import Credentials, CredentialSource, NoCredentialsError
-from ossconsole.config.endpoints import EndpointKind, HostKind, classify, request_url
+from ossconsole.config.endpoints import EndpointKind, HostKind, classify, likely_endpoint, misuse, request_url
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.proxies import ca_bundle, mask_proxy, proxies_for, proxy_note, proxy_of
@@ -364,10 +364,13 @@ class _EndpointProbe:
             found = "no manifest"
         else:
             found = "manifest found"
-        if self._host.info.kind is HostKind.TRANSFER_ACCELERATION:
+        problem = misuse(self._kind, self._profile.endpoint(self._kind) or "")
+        if not problem and self._host.info.kind is HostKind.TRANSFER_ACCELERATION:
+            problem = f"It is transfer acceleration: {self._host.info.note}."
+        if problem:
+            likely = likely_endpoint(self._kind, self._profile.region)
             return ProbeWarning(
-                f"It answers, but it is transfer acceleration: {self._host.info.note}.",
-                remedy="Use the accelerator's endpoint: https://<zone>-internal.oss-data-acc.aliyuncs.com",
+                f"It answers, but: {problem}", remedy=f"Use the {self._kind} endpoint, such as {likely}"
             )
         return found
 

@@ -362,7 +362,7 @@ def notice(state: ConsoleState, glyphs: Glyphs, width: int) -> list[Line]:
     where = profile_label(state.profile)
     if isinstance(state, NoCredentials):
         line = Line((f" No credentials for {where}. ", "warn"), ("Press ", "text"), ("1", "primary"))
-        return [line.add(", then ", "text").add("k", "primary").add(".", "text")]
+        return [line.add(", then ", "text").add(state.key, "primary").add(".", "text")]
     if isinstance(state, Unavailable):
         subject = "The sandbox" if state.profile is None else where[:1].upper() + where[1:]
         text = safe(f"{subject} cannot be used. {state.reason}")

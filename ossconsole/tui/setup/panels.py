@@ -153,11 +153,21 @@ def test_lines(profile: Profile, probe: ProbeState | None, glyphs: Glyphs, width
     return lines + problems
 
 
+def missing_credentials(profile: Profile | None) -> str:
+    """What to press where no source has a key pair. A profile that names another source uses no AccessKey of `k`."""
+    if profile is None or profile.reads_key_file:
+        return "none; press k to enter an AccessKey"
+    return f"none from {profile.credentials}; press e to use another source"
+
+
 def unusable(state: ConsoleState, glyphs: Glyphs, width: int) -> list[Line]:
     """The test panel while the bucket cannot be used: what is missing, and the keys that help."""
     if isinstance(state, NoCredentials):
+        helps = "enter an AccessKey or import one from another tool"
+        if state.profile is not None and not state.profile.reads_key_file:
+            helps = f"use another source than {state.profile.credentials}: auto uses all"
         keys = (
-            ("k", "enter an AccessKey or import one from another tool"),
+            (state.key, helps),
             ("c", "test both endpoints, as far as possible without a key"),
             ("r", "search for credentials again"),
         )

@@ -28,6 +28,7 @@ from ossconsole.config.endpoints import (
     HostKind,
     candidates,
     classify,
+    is_region_id,
     normalise_endpoint,
 )
 from ossconsole.config.errors import ConsoleError, SettingsError
@@ -41,6 +42,8 @@ from ossconsole.config.profiles import (
     Settings,
     checked,
     load_settings,
+    refuse_misuse,
+    refuse_other_region,
     refuse_plain_http,
     save_settings,
     settings_path,
@@ -143,7 +146,8 @@ class ProfileForm(FormScreen):
     def _show_candidates(self, kind: EndpointKind | None) -> None:
         listed = self.query_one("#candidates", OptionList)
         region = self.value("region")
-        found = [item for item in candidates(region) if item.use is kind] if region and kind else []
+        known = kind is not None and is_region_id(region)  # no hosts of a region that cannot exist
+        found = [item for item in candidates(region) if item.use is kind] if known else []
         wanted = [item.endpoint for item in found]
         if [option.id for option in listed.options] != wanted:
             listed.clear_options()
@@ -191,7 +195,10 @@ class ProfileForm(FormScreen):
         settings = load_settings()
         if not self._profile.name and name in settings.profiles:
             raise SettingsError(f"There is a profile {name!r} already.", remedy="Use another name.")
-        save_settings(settings.with_profile(self._allow_plain_http(checked(profile))))
+        profile = checked(profile)
+        refuse_other_region(profile)
+        refuse_misuse(profile)
+        save_settings(settings.with_profile(self._allow_plain_http(profile)))
         return name
 
     def _allow_plain_http(self, profile: Profile) -> Profile:
@@ -285,13 +292,14 @@ class ProfilesScreen(ConsoleModal):
         profile = self._settings.profiles[name]
         return f"{mark} {shorten(name, 20, self.glyphs.ellipsis):<20} oss://{profile.bucket} in {profile.region}"
 
-    @property
     def _selected(self) -> Profile | None:
-        """The profile under the cursor; None for the sandbox."""
+        """The profile under the cursor; None for the sandbox, which a message explains."""
         listed = self.query_one("#profiles", OptionList)
-        if listed.highlighted is None:
-            return None
-        return self._settings.profiles.get(listed.get_option_at_index(listed.highlighted).id or "")
+        name = "" if listed.highlighted is None else listed.get_option_at_index(listed.highlighted).id
+        found = self._settings.profiles.get(name or "")
+        if found is None:
+            self.notify("The sandbox is built in and stays as it is. n creates a profile.", timeout=4)
+        return found
 
     def _on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(event.option.id)
@@ -310,7 +318,7 @@ class ProfilesScreen(ConsoleModal):
     @work(exit_on_error=False)
     async def action_edit(self) -> None:
         """Edit the selected profile."""
-        profile = self._selected
+        profile = self._selected()
         if profile is not None and await self.app.push_screen_wait(ProfileForm(profile)):
             self._changed |= profile.name == self._in_use
             self._load(profile.name)
@@ -318,7 +326,7 @@ class ProfilesScreen(ConsoleModal):
     @work(exit_on_error=False)
     async def action_copy(self) -> None:
         """Copy the selected profile under another name."""
-        profile = self._selected
+        profile = self._selected()
         if profile is None:
             return
         name = await self.app.push_screen_wait(NameForm(f"Copy of {profile.name}", f"{profile.name}-copy"))
@@ -328,7 +336,7 @@ class ProfilesScreen(ConsoleModal):
     @work(exit_on_error=False)
     async def action_rename(self) -> None:
         """Rename the selected profile."""
-        profile = self._selected
+        profile = self._selected()
         if profile is None:
             return
         name = await self.app.push_screen_wait(NameForm(f"Rename {profile.name}", profile.name))
@@ -338,7 +346,7 @@ class ProfilesScreen(ConsoleModal):
     @work(exit_on_error=False)
     async def action_delete(self) -> None:
         """Delete the selected profile, after a question."""
-        profile = self._selected
+        profile = self._selected()
         if profile is None:
             return
         question = (

@@ -185,7 +185,7 @@ class SetupScreen(ConsoleScreen):
     def _shown_credentials(self) -> panels.CredentialState:
         state = self.services.state
         if isinstance(state, NoCredentials):
-            return panels.CredentialState(problem="none; press k to enter an AccessKey")
+            return panels.CredentialState(problem=panels.missing_credentials(state.profile))
         return (
             panels.CredentialState(problem=state.reason) if isinstance(state, Unavailable) else self._known.credentials
         )
@@ -280,6 +280,7 @@ class SetupScreen(ConsoleScreen):
     def _open_profile(self, name: str = "") -> None:
         """Open the profile in use again, or `name`, which becomes the active profile of later sessions."""
         try:
+            self._refuse_to_end_the_sandbox()
             if name:
                 self._use(name)
             else:
@@ -293,6 +294,15 @@ class SetupScreen(ConsoleScreen):
         flags = ", ".join(item.origin.split()[1] for item in found if item.origin.startswith(f"{OriginKind.FLAG} "))
         note = f" Command-line options still apply: {flags}." if name and flags else ""
         self.notify(f"Now using {profile_label(self.services.state.profile)}.{note}", timeout=6, markup=False)
+
+    def _refuse_to_end_the_sandbox(self) -> None:
+        """Raises ConsoleError while a job uses the sandbox, which ends with its profile; a real bucket stays there."""
+        profile = self.services.state.profile
+        working = next((job for job in self.console.jobs if job.alive), None)
+        if profile is not None and profile.simulated and working is not None:
+            raise ConsoleError(
+                f"The sandbox is still used: {working.title}.", remedy="Wait for its end, or cancel it: 2, then J."
+            )
 
     def _use(self, name: str) -> None:
         """Blocks; call it in a thread."""
@@ -327,8 +337,11 @@ class SetupScreen(ConsoleScreen):
         """Enter an AccessKey or import one."""
         path = await self.app.push_screen_wait(KeyForm(self._sources))
         if path:
-            self.notify(f"Saved to {path} (mode 0400).", timeout=6, markup=False)
             profile = self.services.state.profile
+            note = ""
+            if profile is not None and not profile.simulated and not profile.reads_key_file:
+                note = f" Not used: the profile has credentials {profile.credentials}; e changes it."
+            self.notify(f"Saved to {path} (mode 0400).{note}", timeout=12 if note else 6, markup=False)
             if profile is not None and not profile.simulated:  # the sandbox has keys of its own
                 self._open_profile()
 
