@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ossconsole.api.profile import connector_settings, open_profile
+from ossconsole.api.profile import open_profile
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
@@ -20,6 +20,7 @@ from ossconsole.telemetry.runs import new_run_id
 from ossconsole.training.checkpoints.store import BEST, LATEST, CheckpointStore, RunProgress, best_key, stable_key
 from ossconsole.training.compute.device import map_tensors
 from ossconsole.training.compute.weights_file import load_untrusted
+from ossconsole.training.loading.connector import ConnectorSettings
 
 _TIMEOUT_S = 150.0  # of each of two attempts
 
@@ -41,7 +42,7 @@ class OssCheckpoints:
         with contextlib.ExitStack() as resources:
             flags = {"profile": profile, "bucket": bucket, "region": region, "checkpoint_prefix": prefix}
             opened = open_profile(resources, flags)
-            connector = connector_settings(opened)
+            connector = ConnectorSettings.of(opened.profile, opened.credentials)
             self._store = resources.enter_context(contextlib.closing(ObjectStore(opened.profile, opened.credentials)))
             self._prefix = opened.profile.checkpoint_prefix
             self._checkpoints = CheckpointStore(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ossconsole.api.profile import connector_settings, open_profile
+from ossconsole.api.profile import open_profile
 from ossconsole.api.ranks import this_rank, world_size
 from ossconsole.cli.sandbox import fill_sandbox
 from ossconsole.config.endpoints import EndpointKind
@@ -23,6 +23,7 @@ from ossconsole.telemetry.runs import new_run_id
 from ossconsole.training.compute.device import DeviceContext
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData, training_data
+from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.failover import FailoverLoader
 from ossconsole.training.loading.loader import Batch, sample_transform
 from ossconsole.training.plan import BatchRequest, Plan, Split
@@ -107,7 +108,7 @@ class OssImages:
             flags = {"profile": profile, "bucket": bucket, "region": region, "dataset_prefix": prefix}
             opened = open_profile(resources, flags)
             fill_sandbox(opened)
-            self._connector = connector_settings(opened)
+            self._connector = ConnectorSettings.of(opened.profile, opened.credentials)
             self.context = RunContext(new_run_id(), opened.profile, opened.credentials, self._settings, _log_event)
             store = resources.enter_context(contextlib.closing(ObjectStore(opened.profile, opened.credentials)))
             labels, prefix = self._settings.label_files, opened.profile.dataset_prefix

@@ -7,8 +7,6 @@ import logging
 from collections.abc import Mapping
 
 from ossconsole.cli.options import OpenTarget, Target
-from ossconsole.config.connector import checked_connector_config
-from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
 
 log = logging.getLogger(__name__)
 
@@ -20,10 +18,3 @@ def open_profile(resources: contextlib.ExitStack, flags: Mapping[str, str]) -> O
     """
     target = Target({name: value for name, value in flags.items() if value})
     return resources.enter_context(target.open(say=log.info))
-
-
-def connector_settings(opened: OpenTarget) -> ConnectorSettings:
-    """What reader and writer processes need to open the connector. Raises SettingsError."""
-    return ConnectorSettings(
-        opened.profile, opened.credentials, checked_connector_config(), native_log=connector_native_log()
-    )

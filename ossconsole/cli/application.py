@@ -164,7 +164,7 @@ class Application:
 
     @property
     def sample(self) -> TelemetrySample | None:
-        """The newest sample of GPUs and host."""
+        """The newest sample of GPUs and host; None before the first."""
         return self._sampler.latest() if self._sampler is not None else None
 
     def settings(self) -> Sequence[Setting]:

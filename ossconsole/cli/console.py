@@ -84,9 +84,10 @@ def open_console(target: Target, *, readonly: bool, mouse: bool, demo: bool = Fa
     """
     gc.disable()  # until the first paint, which a collection delayed by 25 ms
     from ossconsole.cli.application import Application
+    from ossconsole.config.files import native_log_path
     from ossconsole.config.profiles import OnHangup, load_settings
     from ossconsole.terminal.foreground import run_in_child
-    from ossconsole.terminal.logs import native_log_path, set_up_logging
+    from ossconsole.terminal.logs import set_up_logging
     from ossconsole.terminal.signals import ExitSignals
     from ossconsole.terminal.tty import check_terminal, owned_terminal
     from ossconsole.tui.kit import actions
@@ -158,7 +159,7 @@ def _flush_commands(application: Application) -> None:
 
 def _continue_detached(application: Application, front: Foreground, left: _ExitState) -> int:
     """Waits for the end of the work without a terminal; SIGINT and SIGTERM end it with a checkpoint."""
-    from ossconsole.terminal.logs import native_log_path
+    from ossconsole.config.files import native_log_path
     from ossconsole.terminal.signals import ExitSignals
 
     _say(

@@ -126,8 +126,7 @@ def _fields(result: Evaluation) -> dict[str, Any]:
     """The result for programs, without the pictures."""
     import msgspec
 
-    without = [msgspec.structs.replace(image, thumbnail=b"") for image in result.worst]
-    fields: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(result, worst=without))
+    fields: dict[str, Any] = msgspec.to_builtins(result)
     for image in fields["worst"]:
         del image["thumbnail"]
     return fields

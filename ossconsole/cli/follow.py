@@ -43,9 +43,11 @@ def cancelling_on_signals(job: UploadJob | Job) -> AbstractContextManager[list[i
     return stopping_on_signals(_Cancelling(job), load_settings().on_hangup, message=message)
 
 
-def exit_code(signalled: list[int]) -> int:
-    """That of a job that was cancelled, by the signals received."""
-    return 128 + signalled[0] if signalled else INTERRUPTED
+def exit_code(signalled: list[int], *, cancelled: bool, failed: bool) -> int:
+    """The exit code of a job: by the first of the signals received where it was cancelled, 1 where a part failed."""
+    if cancelled:
+        return 128 + signalled[0] if signalled else INTERRUPTED
+    return int(failed)
 
 
 def emit(event: str, **fields: object) -> None:
@@ -112,5 +114,10 @@ def _rate_text(done: JobProgress) -> str:
     text = f"{done.bytes_per_s / 1e6:.1f} MB/s"
     if done.eta_s is None:
         return text
-    minutes, seconds = divmod(round(done.eta_s), 60)
-    return f"{text}  {minutes}:{seconds:02} left"
+    return f"{text}  {time_left(done.eta_s)}"
+
+
+def time_left(eta_s: float) -> str:
+    """As "3:07 left"."""
+    minutes, seconds = divmod(round(eta_s), 60)
+    return f"{minutes}:{seconds:02} left"

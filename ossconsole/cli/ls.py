@@ -95,9 +95,7 @@ def folder_prefix(store: ObjectStore, prefix: str) -> str:
 
 
 def _entries(store: ObjectStore, prefix: str, *, recursive: bool) -> Iterator[dict[str, Any]]:
-    token = ""
-    while True:
-        page = store.list_page(prefix, delimiter="" if recursive else "/", token=token)
+    for page in store.list_pages(prefix, delimiter="" if recursive else "/"):
         for folder in page.prefixes:
             yield {"type": "folder", "key": folder}
         for found in page.objects:
@@ -110,9 +108,6 @@ def _entries(store: ObjectStore, prefix: str, *, recursive: bool) -> Iterator[di
                 "object_type": found.type,
                 "etag": found.etag,
             }
-        token = page.next_token
-        if not token:
-            return
 
 
 def _line(entry: dict[str, Any]) -> str:

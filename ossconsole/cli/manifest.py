@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ossconsole.cli.follow import emit
 from ossconsole.cli.options import Target, label_options, profile_options, readonly_option
 from ossconsole.cli.output import report_and_wait, say, say_json
 from ossconsole.cli.sandbox import fill_sandbox
@@ -86,7 +87,7 @@ class _ListingProgress:
         if time.monotonic() >= self._at:
             self._at = time.monotonic() + _REPORT_EVERY_S
             if self._as_json:
-                say_json({"event": "progress", "time": time.time(), "objects": listed})
+                emit("progress", objects=listed)
             else:
                 say(f"Listing {self._uri}/: {counted(listed, 'object')} so far.", err=True)
 

@@ -240,9 +240,7 @@ class _Sync:
         extra = self.delete and plan.total(SyncDifference.EXTRA)[0]
         if (cancelled or failures) and extra and not any(deletes for deletes, _ in done):
             say("Nothing was deleted, because not everything was copied.", err=True)
-        if cancelled:
-            return exit_code(signalled)
-        return 1 if failures else 0
+        return exit_code(signalled, cancelled=cancelled, failed=bool(failures))
 
 
 _NAMES = {

@@ -113,8 +113,7 @@ def stopping_on_signals(
 
 def _let_go_of_terminal() -> None:
     """Redirects output from the lost terminal to the log; files and pipes stay as they are."""
-    from ossconsole.config.files import open_private
-    from ossconsole.terminal.logs import native_log_path
+    from ossconsole.config.files import native_log_path, open_private
 
     log = open_private(native_log_path())
     for fd in (1, 2):

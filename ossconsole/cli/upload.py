@@ -18,6 +18,7 @@ from ossconsole.cli.follow import (
     finish,
     progress_bar,
     report_failures,
+    time_left,
 )
 from ossconsole.cli.options import FiniteRange, OpenTarget, Target, label_options, profile_options, readonly_option
 from ossconsole.cli.output import say, say_json
@@ -162,9 +163,7 @@ def _upload(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> i
         _print_json_summary(summary)
     else:
         _print_summary(summary)
-    if summary.cancelled:
-        return exit_code(signalled)
-    return 1 if summary.failed else 0
+    return exit_code(signalled, cancelled=summary.cancelled, failed=summary.failed > 0)
 
 
 def _upload_plain(
@@ -194,9 +193,7 @@ def _end(job: Job, signalled: list[int], counts: tuple[int, int, int], *, as_jso
             f"{str(job.state).capitalize()}: {uploaded} uploaded, {skipped} skipped, {failed} failed; "
             f"{done.bytes_done / 1e6:.1f} MB in {done.seconds:.1f} s."
         )
-    if job.state is JobState.CANCELLED:
-        return exit_code(signalled)
-    return 1 if job.failures else 0
+    return exit_code(signalled, cancelled=job.state is JobState.CANCELLED, failed=bool(job.failures))
 
 
 # For machines
@@ -275,8 +272,7 @@ def _rate_text(progress: UploadProgress) -> str:
         f"{progress.bytes_per_s / 1e6:.1f} MB/s",
     ]
     if progress.eta_s is not None:
-        minutes, seconds = divmod(round(progress.eta_s), 60)
-        parts.append(f"{minutes}:{seconds:02} left")
+        parts.append(time_left(progress.eta_s))
     if progress.bottleneck:
         parts.append(f"limited by {progress.bottleneck}")
     return "  ".join(parts)

@@ -117,6 +117,4 @@ def _end(job: WarmUp, signalled: list[int], *, as_json: bool) -> int:
             f"{done.items_failed:,} failed; {done.bytes_done / 1e6:,.1f} MB in {done.seconds:.1f} s, "
             f"{rate / 1e6:,.1f} MB/s."
         )
-    if job.state is JobState.CANCELLED:
-        return exit_code(signalled)
-    return 1 if job.failures else 0
+    return exit_code(signalled, cancelled=job.state is JobState.CANCELLED, failed=bool(job.failures))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,12 +74,11 @@ def _read(checkpoint: str, model: str, target: Target) -> FoundCheckpoint[Weight
 
     if _is_file(checkpoint):
         return read_named(checkpoint, model, None)
-    with target.open() as opened:
-        store = ObjectStore(opened.profile, opened.credentials, pause=report_and_wait)
-        try:
-            return read_named(checkpoint, model, store)
-        finally:
-            store.close()
+    with (
+        target.open() as opened,
+        contextlib.closing(ObjectStore(opened.profile, opened.credentials, pause=report_and_wait)) as store,
+    ):
+        return read_named(checkpoint, model, store)
 
 
 def read_named(checkpoint: str, model: str, store: ObjectStore | None) -> FoundCheckpoint[Weights]:

@@ -57,6 +57,11 @@ def logs_dir() -> Path:
     return state_dir() / "logs"
 
 
+def native_log_path() -> Path:
+    """The log of what native libraries and child processes print, the ranks of a run among them."""
+    return logs_dir() / "native.log"
+
+
 def short_path(path: Path | str) -> str:
     """The path for the screen, with `~` for the home folder."""
     text, home = str(path), str(typed_path("~"))

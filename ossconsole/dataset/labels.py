@@ -135,7 +135,7 @@ def read_label_file(path: Path) -> bytes | None:
 
 
 def find_label_file(folder: Path, name: str) -> bytes | None:
-    """The content of the file in the folder, or else beside the folder. Raises ConsoleError."""
+    """The file in the folder, or else beside the folder; None where there is none. Raises ConsoleError."""
     data = read_label_file(folder / name)
     return read_label_file(folder.absolute().parent / name) if data is None else data
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shlex
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +47,7 @@ from ossconsole.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
-    from ossconsole.storage.objects import ListPage, ObjectSummary
+    from ossconsole.storage.objects import ObjectSummary
 
 OnProgress = Callable[[int], None]
 """Gets the number of objects listed so far, in the calling thread. What it raises ends the listing."""
@@ -250,7 +250,7 @@ class _SplitListing:
         folder = f"{self._below}{name}/" if name else self._below
         folders: list[str] = []
         objects: list[ObjectSummary] = []
-        for page in self._pages(folder, delimiter="/"):
+        for page in self._store.list_pages(folder):
             folders += (prefix[len(folder) : -1] for prefix in page.prefixes)
             objects += page.objects
             self._count(len(page.objects) if name else 0)
@@ -303,7 +303,7 @@ class _SplitListing:
         folder = self._below + object_key(parent, "")
         first, last = (f"{folder}{list(labels)[at]}/" for at in (0, -1))
         # A listing begins after a key: here after "first.", which is before "first/", the folder's marker.
-        for page in self._pages(folder, start_after=f"{first[:-1]}."):
+        for page in self._store.list_pages(folder, delimiter="", start_after=f"{first[:-1]}."):
             count = 0
             for summary in page.objects:
                 name, slash, _ = summary.key[len(folder) :].partition("/")
@@ -314,15 +314,6 @@ class _SplitListing:
             if self._stopping.is_set() or (page.objects and page.objects[-1].key[: len(last)] > last):
                 break
         return found
-
-    def _pages(self, folder: str, *, delimiter: str = "", start_after: str = "") -> Iterator[ListPage]:
-        token = ""
-        while True:
-            page = self._store.list_page(folder, delimiter=delimiter, token=token, start_after=start_after)
-            yield page
-            token, start_after = page.next_token, ""
-            if not token:
-                return
 
     def _count(self, objects: int) -> None:
         with self._lock:

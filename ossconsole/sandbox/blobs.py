@@ -33,7 +33,7 @@ class OpenBlob:
         self._content = content
 
     def read(self, start: int, length: int) -> bytes:
-        """Raises OSError when the blob is shorter."""
+        """`length` bytes of the blob from offset `start`. Raises OSError when the blob is shorter."""
         if isinstance(self._content, bytes):
             data = self._content[start : start + length]
         else:

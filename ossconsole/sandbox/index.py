@@ -82,7 +82,7 @@ class Index:
         self._db.execute("REPLACE INTO buckets VALUES (?, ?, ?, ?, ?)", msgspec.structs.astuple(bucket))
 
     def delete_bucket(self, name: str) -> None:
-        """Raises BucketNotEmpty."""
+        """Deletes the bucket with its rules. Raises BucketNotEmpty."""
         for table in ("objects", "uploads", "versions"):
             if self._db.execute(f"SELECT 1 FROM {table} WHERE bucket = ? LIMIT 1", (name,)).fetchone():  # noqa: S608
                 raise OssError("BucketNotEmpty", fields={"BucketName": name})
@@ -99,7 +99,7 @@ class Index:
 
     @contextlib.contextmanager
     def _changing_versioning(self) -> Iterator[None]:
-        """A transaction, after whose end or failure `versions` knows what is stored."""
+        """A transaction; `versions` is read again after its end or failure."""
         try:
             with _transaction(self._db):
                 yield
@@ -231,7 +231,7 @@ class Index:
         self._db.execute("INSERT INTO uploads VALUES (?, ?, ?, ?, ?)", values)
 
     def upload(self, bucket: str, key: str, upload_id: str) -> Upload:
-        """Raises NoSuchUpload."""
+        """The unfinished multipart upload. Raises NoSuchUpload."""
         query = "SELECT key, id, started, attributes FROM uploads WHERE bucket = ? AND key = ? AND id = ?"
         row = self._db.execute(query, (bucket, key.encode(), upload_id)).fetchone()
         if row is None:
@@ -265,7 +265,7 @@ class Index:
         ]
 
     def delete_upload(self, bucket: str, key: str, upload_id: str) -> list[str]:
-        """Raises NoSuchUpload."""
+        """Deletes the upload with its parts; returns the ids of their blobs. Raises NoSuchUpload."""
         with _transaction(self._db):
             self.upload(bucket, key, upload_id)
             return self._drop_upload(bucket, key.encode(), upload_id)

@@ -88,7 +88,7 @@ class SandboxStore:
         self.buckets[bucket.name] = bucket
 
     def create_bucket(self, name: str, *, acl: str = "private", storage_class: str = "Standard") -> None:
-        """Raises TooManyBuckets."""
+        """Creates an empty bucket. Raises TooManyBuckets."""
         self.put_bucket(Bucket(name=name, created=self._clock(), acl=acl, storage_class=storage_class))
 
     def delete_bucket(self, name: str) -> None:
@@ -275,7 +275,7 @@ class SandboxStore:
     # Uploads
 
     def begin_upload(self, bucket: str, key: str, attributes: Attributes) -> Upload:
-        """Raises NoSuchBucket."""
+        """Starts a multipart upload. Raises NoSuchBucket."""
         self.bucket(bucket)
         upload = Upload(id=secrets.token_hex(16).upper(), key=key, started=self._clock(), attributes=attributes)
         self.index.put_upload(bucket, upload)

@@ -37,7 +37,7 @@ _decode = msgspec.json.Decoder(StoredObject).decode
 
 
 def check_version_id(version_id: str, name: str = "versionId", *, ec: str = "") -> None:
-    """Raises InvalidArgument for what is no version id."""
+    """Raises InvalidArgument where `version_id` does not have the form of a version id."""
     if not _VERSION_ID.fullmatch(version_id):
         raise invalid_argument("The version id is not valid.", name, version_id, ec=ec)
 

@@ -321,15 +321,20 @@ class ObjectStore:
 
         return self.call(f"listing {self.uri(prefix)}", request)
 
-    def list_all(self, prefix: str) -> Iterator[ObjectSummary]:
-        """Every object below `prefix`, page by page."""
+    def list_pages(self, prefix: str, *, delimiter: str = "/", start_after: str = "") -> Iterator[ListPage]:
+        """The pages below `prefix`, as of `list_page`, from the first key after `start_after` on."""
         token = ""
         while True:
-            page = self.list_page(prefix, delimiter="", token=token)
-            yield from page.objects
-            token = page.next_token
+            page = self.list_page(prefix, delimiter=delimiter, token=token, start_after=start_after)
+            yield page
+            token, start_after = page.next_token, ""
             if not token:
                 return
+
+    def list_all(self, prefix: str) -> Iterator[ObjectSummary]:
+        """Every object below `prefix`, page by page."""
+        for page in self.list_pages(prefix, delimiter=""):
+            yield from page.objects
 
     # Objects
 

@@ -117,7 +117,7 @@ class ObjectRows:
         return self._kinds[int(self._kind[row])][1]
 
     def find(self, name: str) -> int | None:
-        """The row with this name."""
+        """The row with this name; None where there is none."""
         for number, chunk in enumerate(self._chunks):
             if name in chunk:
                 row = (number << _CHUNK_BITS) + chunk.index(name)
@@ -136,7 +136,7 @@ class ObjectRows:
         return np.array([row for row in found if row < self.count], np.uint32)
 
     def folder_mask(self, count: int) -> npt.NDArray[np.bool_]:
-        """Which of the first `count` rows are folders."""
+        """Which of the first `count` rows are folders; shape (count,)."""
         return np.equal(self._size[:count], _FOLDER)
 
     def total_size(self, rows: Indexes) -> int:
@@ -144,7 +144,7 @@ class ObjectRows:
         return int(np.maximum(self._size[: self.count][rows], 0).sum())
 
     def sort_column(self, key: SortKey, count: int) -> npt.NDArray[np.int64]:
-        """What to sort the first `count` rows by."""
+        """Values whose order is that of the first `count` rows by `key`; shape (count,)."""
         if key is SortKey.SIZE:
             return self._size[:count]
         if key is SortKey.MODIFIED:

@@ -53,7 +53,7 @@ class HitRate(NamedTuple):
 
     @property
     def reported(self) -> float | None:
-        """The share, where its standard error is at most MAX_ERROR."""
+        """The share; None where its standard error is above MAX_ERROR."""
         return self.value if self.error <= MAX_ERROR else None
 
 

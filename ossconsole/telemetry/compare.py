@@ -218,7 +218,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def faster(self) -> EndpointKind | None:
-        """The endpoint that was found to be faster."""
+        """The faster endpoint; None while that is undecided, and where there is no difference."""
         return {Decision.ACCELERATED: EndpointKind.ACCELERATED, Decision.STANDARD: EndpointKind.STANDARD}.get(
             self.decision
         )

@@ -56,7 +56,7 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def requests_used(self) -> float | None:
-        """Share of the documented requests per second of an account, 0 to 1."""
+        """Share of the documented requests/s of an account; None for shards, which need few."""
         return None if self.requests_per_s is None else self.requests_per_s / REQUESTS_PER_S
 
     @property
@@ -315,7 +315,7 @@ class Measurement:
         )
 
     def decode_share(self, kind: EndpointKind) -> float | None:
-        """The share of the readers' time in which they decoded, 0 to 1, while they read from this endpoint."""
+        """The share of the time, 0 to 1, in which the readers of this endpoint decoded; None without steps of it."""
         decoding = self.figures(kind).decoding
         return None if decoding is None else min(1.0, decoding / self.settings.workers)
 
@@ -371,7 +371,7 @@ class Measurement:
 
     @property
     def wait_fraction(self) -> float | None:
-        """Share of the time of those steps that the loop waited for data."""
+        """Share of the time of those steps that the loop waited for data, 0 to 1; None as `samples_per_s`."""
         return self._whole.wait_s / self._whole.seconds if self.samples_per_s is not None else None
 
     def endpoints(self) -> dict[str, EndpointSummary]:

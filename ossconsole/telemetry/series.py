@@ -174,12 +174,12 @@ class Quantiles:
 
     @property
     def p50(self) -> float | None:
-        """The median."""
+        """The median; None before the first value."""
         return self.quantile(0.5)
 
     @property
     def p95(self) -> float | None:
-        """The 95th percentile."""
+        """The 95th percentile; None before the first value."""
         return self.quantile(0.95)
 
 

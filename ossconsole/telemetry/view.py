@@ -343,7 +343,7 @@ class RunView:
 
     @property
     def bytes_per_s(self) -> float | None:
-        """The read rate of the recent steps."""
+        """The read rate of the recent steps; None before the first."""
         seconds = sum(step.step_time_s for step in self._recent)
         return sum(step.bytes for step in self._recent) / seconds if seconds > 0 else None
 
@@ -369,7 +369,7 @@ class RunView:
         return silent if silent > STALLED_AFTER_S else None
 
     def elapsed_s(self, now: float) -> float | None:
-        """Seconds from the start until now, or until the end of a run that has ended."""
+        """Seconds from the start until `now`, or the end of a run that has ended; None without a run."""
         if self.run is None:
             return None
         over = self.state is not None and self.state.final

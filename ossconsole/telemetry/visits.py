@@ -467,7 +467,7 @@ class Visits:
 
 
 def decode_share(decode_s: float, seconds: float, workers: int) -> float | None:
-    """The share of the time of `workers` readers in which they decode, 0 to 1.
+    """The share of the time of `workers` readers in which they decode, 0 to 1; None where `seconds` is 0.
 
     Not their share of `fetch_s`: of batches that a reader fetches together, each holds the time of the other.
     """

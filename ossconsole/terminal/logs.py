@@ -62,11 +62,6 @@ def log_path() -> Path:
     return logs_dir() / "ossconsole.log"
 
 
-def native_log_path() -> Path:
-    """The file for prints of native libraries and child processes while the App has the terminal."""
-    return logs_dir() / "native.log"
-
-
 class _RedactingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))

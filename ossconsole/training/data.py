@@ -366,7 +366,7 @@ def hold_out(splits: dict[str, SampleColumns], share: float, seed: int) -> tuple
 def held_out_rows(
     keys: Iterable[str], labels: Sequence[int] | npt.NDArray[np.int64], share: float, seed: int
 ) -> npt.NDArray[np.bool_]:
-    """Which samples are held out: `share` of each class, rounded, and never all of one.
+    """Which samples are held out, shape (samples,): `share` of each class, rounded, and never all of one.
 
     A class's samples are in the order of a hash of seed and key: the same in every run, whatever the other classes are.
     """

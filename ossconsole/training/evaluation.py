@@ -16,7 +16,6 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
@@ -30,7 +29,7 @@ from ossconsole.training.compute.selection import select_device
 from ossconsole.training.compute.weights import WeightsSource, adapted, load_into
 from ossconsole.training.compute.weights_file import Weights
 from ossconsole.training.data import TrainingData
-from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
+from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.loader import BatchLoader, sample_transform
 from ossconsole.training.plan import BatchRequest, Plan, Split
 from ossconsole.training.settings import DEFAULT_MODEL, MODELS, TrainSettings, settings_of_checkpoint
@@ -84,7 +83,7 @@ def evaluate(
     compute = DeviceContext(settings, sample_transform(settings, data), device=device)
     model = _model(replace(checkpoint, settings=settings), data.classes, size).to(device).eval()
     transform, totals = BatchTransform(data, compute), _Totals(data, worst)
-    connector = ConnectorSettings(profile, credentials, checked_connector_config(), native_log=connector_native_log())
+    connector = ConnectorSettings.of(profile, credentials)
     loader = BatchLoader(connector, data, _Validation(settings, data), settings, pin=compute.cuda)
     with contextlib.closing(loader), torch.no_grad():
         while (batch := loader.next()) is not None:

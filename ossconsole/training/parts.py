@@ -83,7 +83,7 @@ class StepReports:
         self._ranks_at = time.monotonic()
 
     def add(self, done: DoneStep) -> None:
-        """Raises DivergedError as `flush` does."""
+        """Takes a step, and emits it, or with `late` the one before. Raises DivergedError as `flush` does."""
         self.flush()
         self._pending = done
         if not self._late:

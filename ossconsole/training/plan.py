@@ -193,7 +193,7 @@ class _Order:
         self._span = span
 
     def part(self, index: int, rank: int, world: int) -> tuple[npt.NDArray[np.int64], Window | None]:
-        """A rank's part of batch `index`, and its window; the parts differ by at most one sample."""
+        """The rows of a rank's part of batch `index`, shape (samples,), and its window; parts differ by at most one."""
         return self._parts(index, world)[rank], None
 
     def _parts(self, index: int, world: int) -> list[npt.NDArray[np.int64]]:

@@ -18,11 +18,12 @@ from typing import BinaryIO
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import native_log_path
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event
 from ossconsole.training.child import become_child
 from ossconsole.training.context import BrokenDeviceError, RunContext
-from ossconsole.training.distributed.launch import RankFailure, RankReport, Request, native_log, read_args
+from ossconsole.training.distributed.launch import RankFailure, RankReport, Request, read_args
 from ossconsole.training.distributed.ranks import RankLostError
 from ossconsole.training.preflight import broken_library
 from ossconsole.training.rank import Rank
@@ -64,7 +65,9 @@ def _failure(error: Exception) -> RankFailure:
             lost=isinstance(error, RankLostError),
             broken_gpu=isinstance(error, BrokenDeviceError),
         )
-    return RankFailure(f"Failed unexpectedly: {type(error).__name__}: {error}.", f"{native_log()} has the traceback.")
+    return RankFailure(
+        f"Failed unexpectedly: {type(error).__name__}: {error}.", f"{native_log_path()} has the traceback."
+    )
 
 
 def main() -> int:
@@ -74,7 +77,7 @@ def main() -> int:
     # `timeout`, systemd and Slurm send it to every process: without this one, rank 0 could write no checkpoint.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with os.fdopen(os.dup(1), "wb") as pipe:
-        become_child(native_log(), parent=args.parent)
+        become_child(native_log_path(), parent=args.parent)
         logging.basicConfig(format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s")
         reports = _Reports(pipe)
         zero = args.rank_info.is_rank_zero

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
@@ -50,7 +49,7 @@ from ossconsole.training.distributed.ranks import (
     decide,
     endpoint_index,
 )
-from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
+from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.failover import FailoverLoader
 from ossconsole.training.loading.loader import Batch, sample_transform
 from ossconsole.training.parts import (
@@ -107,9 +106,7 @@ def build_session(
     run_config = run_config_of(context, data, rank_info)
     resume(context, store, parts.group, run_config, parts.load)
     context.controls.on_stop = parts.group.signal_stop
-    connector = ConnectorSettings(
-        context.profile, context.credentials, checked_connector_config(), native_log=connector_native_log()
-    )
+    connector = ConnectorSettings.of(context.profile, context.credentials)
     saver = None
     if rank_info.is_rank_zero:
         begun_at, restarted = parts.epochs.progress(context.step), rank_info.attempt > 0

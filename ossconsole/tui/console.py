@@ -120,7 +120,7 @@ class OwnUploadHandle(UploadHandle, Protocol):
         """The settings it was started with."""
 
     def preview(self) -> SamplePreview | None:
-        """The newest prepared sample."""
+        """The newest prepared sample; None before the first."""
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -247,7 +247,7 @@ class Services(Protocol):
 
     @property
     def run(self) -> RunHandle | None:
-        """The newest run, also after its end."""
+        """The newest run, also after its end; None before the first."""
 
     @property
     def is_demo(self) -> bool:
@@ -255,11 +255,11 @@ class Services(Protocol):
 
     @property
     def upload(self) -> UploadHandle | None:
-        """The newest upload, also after its end."""
+        """The newest upload, also after its end; None before the first."""
 
     @property
     def own_upload(self) -> OwnUploadHandle | None:
-        """The newest upload of this process, also after its end."""
+        """The newest upload of this process, also after its end; None before the first."""
 
     @property
     def sample(self) -> TelemetrySample | None:
@@ -305,7 +305,7 @@ class Services(Protocol):
 
     @property
     def evaluation(self) -> EvaluationJob | None:
-        """The newest evaluation of this process, also after its end."""
+        """The newest evaluation of this process, also after its end; None before the first."""
 
     def start_evaluation(self, record: Path) -> EvaluationJob:
         """Evaluates the checkpoint of the run with this record, and makes that `evaluation`.

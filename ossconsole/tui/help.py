@@ -11,6 +11,7 @@ from textual.containers import VerticalScroll
 from textual.geometry import Size
 from textual.widgets import Input
 
+from ossconsole.config.files import native_log_path
 from ossconsole.terminal import logs
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.actions import SCOPE_TITLES, KeyAction
@@ -132,8 +133,8 @@ class LogTail(Canvas):
         return [
             Line((f"{logs.log_path()}", "title")),
             *self._block(logs.tail(logs.log_path(), own - 2, width), own - 1),
-            Line((f"{logs.native_log_path()}", "title")),
-            *self._block(logs.tail(logs.native_log_path(), height - own - 1, width), height - own - 1),
+            Line((f"{native_log_path()}", "title")),
+            *self._block(logs.tail(native_log_path(), height - own - 1, width), height - own - 1),
         ]
 
     @staticmethod

@@ -22,21 +22,16 @@ from ossconsole.training.run_evaluation import EvaluationJob
 from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.console import ConsoleState, NoCredentials, Ready, StageState, Starting, Unavailable
 from tests.cli.consoles import wait_until
+from tests.profiles import HANGZHOU
 
 FLAGS = {"bucket": "127", "region": "cn-sandbox", "standard_endpoint": "http://0.0.1:9", "dataset_prefix": "mine"}
 KEY = Credentials("typed", Secret("secret"))
-PROFILE = Profile(
-    name="hangzhou",
-    region="cn-hangzhou",
-    bucket="training-data",
-    standard_endpoint="https://oss-cn-hangzhou-internal.aliyuncs.com",
-)
 Opened = Callable[..., Application]
 
 
 @pytest.fixture
 def opened() -> Iterator[Opened]:
-    """Applications that have come past the start; they are closed after the test."""
+    """Applications after their start; they are closed after the test."""
     made: list[Application] = []
 
     def make(target: Target, **options: bool) -> Application:
@@ -84,7 +79,7 @@ def test_reloading_and_another_profile_keep_the_flags(opened: Opened) -> None:
         bucket="other-bucket",
         standard_endpoint="https://oss-cn-beijing.aliyuncs.com",
     )
-    save_settings(Settings().with_profile(PROFILE).with_profile(other, activate=True))
+    save_settings(Settings().with_profile(HANGZHOU).with_profile(other, activate=True))
     write_connector_file(KEY)
     application = opened(Target({"profile": "hangzhou", "dataset_prefix": "mine"}))
 
@@ -101,7 +96,7 @@ def test_reloading_and_another_profile_keep_the_flags(opened: Opened) -> None:
 
 
 def test_a_profile_that_cannot_be_used_changes_nothing(opened: Opened) -> None:
-    save_settings(Settings().with_profile(PROFILE))
+    save_settings(Settings().with_profile(HANGZHOU))
     write_connector_file(KEY)
     application = opened(Target(FLAGS))
     before = application.state
@@ -112,7 +107,7 @@ def test_a_profile_that_cannot_be_used_changes_nothing(opened: Opened) -> None:
 
 
 def test_a_credential_file_that_cannot_be_read_is_a_reason(opened: Opened) -> None:
-    save_settings(Settings().with_profile(PROFILE, activate=True))
+    save_settings(Settings().with_profile(HANGZHOU, activate=True))
     connector_file().parent.mkdir(parents=True)
     connector_file().write_text("{")
     state = opened(Target()).state
@@ -159,7 +154,7 @@ def test_a_process_that_does_not_answer_holds_up_neither_the_bucket_nor_another_
         return iter(())
 
     monkeypatch.setattr("ossconsole.training.remote.control.peers", silent)
-    save_settings(Settings().with_profile(PROFILE))
+    save_settings(Settings().with_profile(HANGZHOU))
     write_connector_file(KEY)
     application = opened(Target({"profile": "hangzhou"}))
     try:

@@ -28,6 +28,7 @@ from ossconsole.training.remote.control import Report
 from ossconsole.training.run_evaluation import EvaluationJob
 from tests.sandboxed import Sandboxed, set_keys
 from tests.torch_files import torch_bytes
+from tests.waiting import run_to_end
 
 SIDE, VAL_SAMPLES = 32, 21
 CLASSES = ("cat", "dog", "fox")
@@ -167,9 +168,7 @@ def test_a_run_is_evaluated_with_its_best_checkpoint_that_is_left(
     for best in (False, True):
         if best:
             store.put("evaluated/best.pt", packed(squeezenet1_1(num_classes=3).state_dict()))
-        job = EvaluationJob(record, elsewhere, sandboxed_bucket.owner)
-        job.start()
-        assert job.wait(120)
+        job = run_to_end(EvaluationJob(record, elsewhere, sandboxed_bucket.owner))
         assert (job.state, job.progress().items_done) == (JobState.DONE, VAL_SAMPLES), job.error
         found = read_predictions(record)
         assert found is not None

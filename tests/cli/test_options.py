@@ -22,17 +22,11 @@ from ossconsole.config.credential_sources import write_connector_file
 from ossconsole.config.credentials import Credentials, NoCredentialsError, Secret
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.profiles import SANDBOX_NAME, Profile, Settings, load_settings, save_settings
+from ossconsole.config.profiles import SANDBOX_NAME, Settings, load_settings, save_settings
 from ossconsole.config.resolve import FIELDS, option_name
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.training.settings import AUTO, TrainSettings, with_preset
-
-PROFILE = Profile(
-    name="hangzhou",
-    region="cn-hangzhou",
-    bucket="training-data",
-    standard_endpoint="https://oss-cn-hangzhou-internal.aliyuncs.com",
-)
+from tests.profiles import HANGZHOU
 
 
 @click.command()
@@ -84,14 +78,14 @@ def output(*arguments: str) -> str:
 
 def test_the_command_gets_its_target() -> None:
     assert output() == "sandbox\n"
-    save_settings(Settings().with_profile(PROFILE, activate=True))
+    save_settings(Settings().with_profile(HANGZHOU, activate=True))
     assert output() == "training-data profile hangzhou\n"
     assert output("--bucket", "other") == "other flag --bucket\n"
     assert output("--profile", "sandbox") == "sandbox\n"
 
 
 def test_a_sandbox_that_was_named_is_not_called_the_lack_of_a_profile(capsys: pytest.CaptureFixture[str]) -> None:
-    save_settings(Settings().with_profile(PROFILE, activate=True))
+    save_settings(Settings().with_profile(HANGZHOU, activate=True))
     for name in (SANDBOX_NAME, ""):
         save_settings(load_settings().activated(""))
         with Target({"profile": name} if name else {}).open():
@@ -190,13 +184,13 @@ def test_another_profile_keeps_the_other_flags() -> None:
 
 
 def test_opening_finds_the_credentials() -> None:
-    save_settings(Settings().with_profile(PROFILE, activate=True))
+    save_settings(Settings().with_profile(HANGZHOU, activate=True))
     with pytest.raises(NoCredentialsError), Target().open():
         pass
     write_connector_file(Credentials("from-file", Secret("s")))
     with Target().open() as opened:
         assert opened.sandbox is None
-        assert opened.profile == PROFILE
+        assert opened.profile == HANGZHOU
         assert opened.credentials().access_key_id == "from-file"
 
 

@@ -24,9 +24,9 @@ from ossconsole.config.credential_sources import (
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.metadata import METADATA_VARIABLE
-from ossconsole.config.profiles import Profile, checked
 from ossconsole.sandbox.imds import ROLE_NAME
 from tests.cloud_services import POD_TOKEN, PROVIDER_ARN, ROLE_ARN, CloudServices, cloud_services
+from tests.profiles import loopback_profile
 from tests.sandboxed import Sandboxed
 
 STS = "sts.cn-hangzhou.aliyuncs.com:443"
@@ -42,16 +42,8 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CloudS
         yield running
 
 
-def profile(credentials: str = "auto") -> Profile:
-    return checked(
-        Profile(
-            name="a", region="cn-hangzhou", bucket="abc", standard_endpoint="http://127.0.0.1", credentials=credentials
-        )
-    )
-
-
 def found(credentials: str = "auto") -> Credentials:
-    return find_credentials(profile(credentials))()
+    return find_credentials(loopback_profile(credentials))()
 
 
 def write_cli(*profiles: dict[str, Any], current: str = "work") -> None:
@@ -191,7 +183,7 @@ def test_a_helper_program_is_run_once_although_its_key_is_written_back(tmp_path:
     end = (datetime.now(timezone.utc) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
     command = helper(tmp_path, json.dumps({**keys, "expiration": end}))
     write_cli({"name": "work", "mode": "External", "process_command": command})
-    source = find_credentials(profile("aliyun"))
+    source = find_credentials(loopback_profile("aliyun"))
     assert source().access_key_id == "from-helper"
     assert json.loads(aliyun_file().read_text())["profiles"][0]["access_key_id"] == "from-helper"
     first = source()
@@ -300,7 +292,7 @@ def test_why_a_cli_profile_cannot_be_used(  # noqa: PLR0917
         settings = {**settings, "process_command": helper(tmp_path, "leaked-1", status=3)}
     write_cli({"name": "work", **settings})
     with caplog.at_level(logging.DEBUG), pytest.raises(UnusableCredentialsError, match=reason) as caught:
-        find_credentials(profile("aliyun"))
+        find_credentials(loopback_profile("aliyun"))
     assert "aliyun CLI work" in caught.value.message
     assert caught.value.remedy
     assert caught.value.__cause__ is None
@@ -318,7 +310,7 @@ def test_a_connection_error_does_not_show_the_token_in_its_url(
     with pytest.raises(
         UnusableCredentialsError, match=r"sts\.aliyuncs\.com port 443: the proxy does not connect"
     ) as caught:
-        find_credentials(profile())
+        find_credentials(loopback_profile())
     assert POD_TOKEN not in f"{caught.value} {capfd.readouterr()}"
 
 
@@ -326,7 +318,7 @@ def test_a_pod_without_its_token_file_is_named_and_passed_over(monkeypatch: pyte
     monkeypatch.setenv("ALIBABA_CLOUD_ROLE_ARN", ROLE_ARN)
     monkeypatch.setenv("ALIBABA_CLOUD_OIDC_PROVIDER_ARN", PROVIDER_ARN)
     write_cli({"name": "work", "mode": "AK", **STATIC})
-    shown = describe_credentials(profile())
+    shown = describe_credentials(loopback_profile())
     assert shown.startswith("LTAI…-key from aliyun CLI work")
     assert "OIDC role trainer (ALIBABA_CLOUD_ROLE_ARN): ALIBABA_CLOUD_OIDC_TOKEN_FILE not set" in shown
 
@@ -346,7 +338,7 @@ def test_sources_are_listed_without_running_their_programs(tmp_path: Path) -> No
 
 def test_a_source_travels_without_what_it_has_read(services: CloudServices) -> None:
     write_cli({"name": "work", "mode": "RamRoleArn", **STATIC, **ROLE})
-    source = find_credentials(profile())
+    source = find_credentials(loopback_profile())
     source()
     travelled = pickle.dumps(source)
     for secret in (*services.secrets(), STATIC["access_key_secret"]):
@@ -360,7 +352,7 @@ def test_a_service_that_refuses_leaves_the_key_that_is_still_valid(
     services: CloudServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALIBABA_CLOUD_CREDENTIALS_URI", services.uri)
-    source = find_credentials(profile())
+    source = find_credentials(loopback_profile())
     first = source()
     assert first.expiration is not None
     services.refusal = (500, "")

@@ -7,14 +7,9 @@ from ossconsole.config.endpoints import sends_in_clear
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import Profile, Settings
 from ossconsole.config.resolve import Origin, OriginKind, Resolution, overlay, resolve
+from tests.profiles import HANGZHOU
 
-PROFILE = Profile(
-    name="hangzhou",
-    region="cn-hangzhou",
-    bucket="training-data",
-    standard_endpoint="https://oss-cn-hangzhou-internal.aliyuncs.com",
-)
-SETTINGS = Settings().with_profile(PROFILE)
+SETTINGS = Settings().with_profile(HANGZHOU)
 ACTIVE = SETTINGS.activated("hangzhou")
 
 
@@ -37,7 +32,7 @@ def test_the_sandbox_can_be_selected() -> None:
 
 def test_the_active_profile_is_used_as_it_is() -> None:
     found = resolved(ACTIVE, {}, {})
-    assert found.profile == PROFILE
+    assert found.profile == HANGZHOU
     assert found.origins["bucket"] == Origin(OriginKind.PROFILE, "hangzhou")
 
 
@@ -107,14 +102,14 @@ def test_a_region_that_contradicts_the_endpoint_is_refused() -> None:
 
 
 def test_a_prefix_may_be_the_uri_of_a_folder_of_the_bucket() -> None:
-    found = overlay(PROFILE, {"dataset_prefix": f"oss://{PROFILE.bucket}/mine/"}, {})
+    found = overlay(HANGZHOU, {"dataset_prefix": f"oss://{HANGZHOU.bucket}/mine/"}, {})
     assert found.profile.dataset_prefix == "mine"
-    with pytest.raises(SettingsError, match=rf"oss://another/mine is not in the bucket {PROFILE.bucket} \(from flag"):
-        overlay(PROFILE, {"dataset_prefix": "oss://another/mine"}, {})
+    with pytest.raises(SettingsError, match=rf"oss://another/mine is not in the bucket {HANGZHOU.bucket} \(from flag"):
+        overlay(HANGZHOU, {"dataset_prefix": "oss://another/mine"}, {})
 
 
 def test_the_sandboxs_prefixes_can_be_replaced() -> None:
-    found = overlay(PROFILE, {"dataset_prefix": "mine/"}, {"OSSCONSOLE_CHECKPOINT_PREFIX": "ckpt"})
+    found = overlay(HANGZHOU, {"dataset_prefix": "mine/"}, {"OSSCONSOLE_CHECKPOINT_PREFIX": "ckpt"})
     assert (found.profile.dataset_prefix, found.profile.checkpoint_prefix) == ("mine", "ckpt")
     assert str(found.origins["bucket"]) == "sandbox"
     assert str(found.origins["dataset_prefix"]) == "flag --dataset-prefix"
@@ -129,7 +124,7 @@ def test_plain_http_to_another_machine_is_refused_until_somebody_agrees(kind: st
     assert "--plain-http allowed" in caught.value.remedy
     resolved(ACTIVE, {**flags, "plain_http": "allowed"}, {})
     resolved(ACTIVE, flags, {"OSSCONSOLE_PLAIN_HTTP": "allowed"})
-    agreed = SETTINGS.with_profile(msgspec.structs.replace(PROFILE, plain_http="allowed")).activated("hangzhou")
+    agreed = SETTINGS.with_profile(msgspec.structs.replace(HANGZHOU, plain_http="allowed")).activated("hangzhou")
     resolved(agreed, flags, {})
     with pytest.raises(SettingsError, match="plain_http cannot be 'yes'"):
         resolve(ACTIVE, {"plain_http": "yes"}, {})

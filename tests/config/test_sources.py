@@ -23,7 +23,7 @@ from ossconsole.config.credential_sources import (
 )
 from ossconsole.config.credentials import Credentials, NoCredentialsError, Secret
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.profiles import Profile, checked
+from tests.profiles import loopback_profile
 
 SENTINEL = "sentinel-6f1d2c"
 OSSUTIL = f"""[default]
@@ -45,14 +45,6 @@ ALIYUN = {
 }
 
 
-def profile(credentials: str = "auto") -> Profile:
-    return checked(
-        Profile(
-            name="a", region="cn-hangzhou", bucket="abc", standard_endpoint="http://127.0.0.1", credentials=credentials
-        )
-    )
-
-
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
@@ -68,13 +60,13 @@ def write_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_order_is_environment_connector_ossutil_aliyun(monkeypatch: pytest.MonkeyPatch) -> None:
     write_all(monkeypatch)
-    seen = [find_credentials(profile())().access_key_id]
+    seen = [find_credentials(loopback_profile())().access_key_id]
     monkeypatch.delenv("OSS_ACCESS_KEY_ID")
-    seen.append(find_credentials(profile())().access_key_id)
+    seen.append(find_credentials(loopback_profile())().access_key_id)
     connector_file().unlink()
-    seen.append(find_credentials(profile())().access_key_id)
+    seen.append(find_credentials(loopback_profile())().access_key_id)
     ossutil_file().unlink()
-    seen.append(find_credentials(profile())().access_key_id)
+    seen.append(find_credentials(loopback_profile())().access_key_id)
     assert seen == ["from-environment", "from-connector", "ossutil-default", "aliyun-work"]
 
 
@@ -91,7 +83,7 @@ def test_the_order_is_environment_connector_ossutil_aliyun(monkeypatch: pytest.M
 )
 def test_a_profile_may_name_its_source(named: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_all(monkeypatch)
-    source = find_credentials(profile(named))
+    source = find_credentials(loopback_profile(named))
     assert source().access_key_id == expected
     assert source().access_key_secret == Secret(SENTINEL)
     assert named.partition(":")[0] in source().source
@@ -101,24 +93,24 @@ def test_the_tools_own_variables_choose_file_and_profile(tmp_path: Path, monkeyp
     write(tmp_path / "other", OSSUTIL)
     monkeypatch.setenv("OSS_CONFIG_FILE", str(tmp_path / "other"))
     monkeypatch.setenv("OSS_PROFILE", "gpu")
-    found = find_credentials(profile())()
+    found = find_credentials(loopback_profile())()
     assert (found.access_key_id, found.security_token) == ("ossutil-gpu", Secret("token"))
 
 
 def test_ossutil_1_files_are_read() -> None:
     write(ossutil_file(), f"[Credentials]\nlanguage=EN\naccessKeyID=one\naccessKeySecret={SENTINEL}\n")
-    assert find_credentials(profile("ossutil"))().access_key_id == "one"
+    assert find_credentials(loopback_profile("ossutil"))().access_key_id == "one"
 
 
 def test_without_credentials_the_error_lists_the_sources() -> None:
     with pytest.raises(NoCredentialsError) as caught:
-        find_credentials(profile())
+        find_credentials(loopback_profile())
     assert len(caught.value.looked) == 9
     for place in ("OSS_ACCESS_KEY_ID", ".alibabacloud", ".ossutilconfig", ".aliyun", "CREDENTIALS_URI", "ECS RAM role"):
         assert place in caught.value.message
     assert "Setup screen" in caught.value.remedy
     with pytest.raises(NoCredentialsError, match="ossutil nope") as caught:
-        find_credentials(profile("ossutil:nope"))
+        find_credentials(loopback_profile("ossutil:nope"))
     assert 'credentials = "ossutil:nope" alone' in caught.value.remedy
 
 
@@ -140,7 +132,7 @@ def test_without_credentials_the_error_lists_the_sources() -> None:
 def test_a_broken_file_is_named_and_its_secret_is_not(path: str, text: str, home: Path) -> None:
     write(home / path, text)
     with pytest.raises(SettingsError, match=Path(path).name) as caught:
-        find_credentials(profile())
+        find_credentials(loopback_profile())
     chain: BaseException | None = caught.value
     while chain is not None:
         assert SENTINEL not in f"{chain} {chain!r}"
@@ -153,15 +145,17 @@ def test_a_source_that_exists_and_cannot_be_used_is_passed_over_and_named(monkey
     write_connector_file(Credentials("LTAI-ended-key", Secret(SENTINEL), expiration=ended))
     write(ossutil_file(), "[default]\nmode=CloudSSO\n")
     write(aliyun_file(), msgspec.json.encode(ALIYUN).decode())
-    shown = describe_credentials(profile())
+    shown = describe_credentials(loopback_profile())
     assert shown.startswith("aliy…work from aliyun CLI work")
     for reason in ("OSS_ACCESS_KEY_SECRET", "expired at", "mode CloudSSO"):
         assert reason in shown
     aliyun_file().unlink()
-    assert find_credentials(profile())().access_key_id == "LTAI-ended-key"  # better than nothing: it may be renewed
+    assert (
+        find_credentials(loopback_profile())().access_key_id == "LTAI-ended-key"
+    )  # better than nothing: it may be renewed
     connector_file().unlink()
     with pytest.raises(SettingsError, match=r"OSS_ACCESS_KEY_SECRET.*mode CloudSSO"):
-        find_credentials(profile())
+        find_credentials(loopback_profile())
 
 
 def test_the_connector_file_is_for_its_owner_only() -> None:
@@ -191,7 +185,7 @@ def test_the_connector_file_holds_what_the_connector_reads() -> None:
 
 def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     write_connector_file(Credentials("a", Secret("s")))
-    source = find_credentials(profile("connector"))
+    source = find_credentials(loopback_profile("connector"))
     first = source()
     assert source() is first
     write_connector_file(Credentials("b", Secret("s")))
@@ -213,7 +207,7 @@ def test_ended_credentials_are_read_again_from_the_same_file() -> None:
 
 def test_sources_travel_to_other_processes_without_the_pair() -> None:
     write_connector_file(Credentials("a", Secret(SENTINEL)))
-    source = find_credentials(profile())
+    source = find_credentials(loopback_profile())
     source()
     travelled = pickle.dumps(source)
     assert SENTINEL.encode() not in travelled
@@ -222,7 +216,7 @@ def test_sources_travel_to_other_processes_without_the_pair() -> None:
 
 def test_secrets_are_masked_wherever_they_could_show() -> None:
     write_connector_file(Credentials("LTAI5tExampleKeyId", Secret(SENTINEL)))
-    source = find_credentials(profile())
+    source = find_credentials(loopback_profile())
     shown = f"{source} {source!r} {source()} {source()!r} {source().access_key_secret:>20}"
     assert SENTINEL not in shown
     assert "LTAI5tExampleKeyId" not in shown

@@ -31,6 +31,7 @@ from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.retry import NO_RETRY
 from tests.sandboxed import Sandboxed
 from tests.torch_files import torch_bytes
+from tests.waiting import run_to_end
 
 SAMPLE = np.full((3, 8, 8), 9, np.uint8).tobytes()
 
@@ -228,9 +229,7 @@ def test_a_manifest_against_the_listing(store: Counting) -> None:
     for n, data in ((0, SAMPLE), (1, SAMPLE), (3, b"short")):
         store.put(f"{prefix}/train/a/{n}.u8", data)
     store.put(f"{prefix}/train/a/2-extra.u8", SAMPLE)
-    job = ManifestCheck(store, prefix, manifest)
-    job.start()
-    assert job.wait(30)
+    job = run_to_end(ManifestCheck(store, prefix, manifest))
     found = job.findings
     assert job.state is JobState.DONE
     assert (found.samples, found.present, found.missing, found.wrong_size, found.unlisted) == (5, 2, 2, 1, 1)

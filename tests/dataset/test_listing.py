@@ -376,6 +376,8 @@ def test_the_prefix_of_a_split_is_recognised(store: ObjectStore, profile: Profil
 class PagedStore:
     """The part of ObjectStore that a listing needs, over keys in memory, `page` at a time."""
 
+    list_pages = ObjectStore.list_pages
+
     def __init__(self, keys: Iterable[str], page: int) -> None:
         self.keys = sorted(keys)
         self.page = page

@@ -22,6 +22,7 @@ from ossconsole.storage.multipart import ResumableUpload, list_uploads
 from ossconsole.storage.retry import NO_RETRY
 from tests.dataset.uploads import WAIT_S
 from tests.sandboxed import Sandboxed, sandboxed
+from tests.waiting import run_to_end
 
 PART = 100 << 10  # the least OSS takes
 DATA = bytes(range(256)) * 2000  # 5 parts and a little
@@ -53,10 +54,7 @@ def store(profile: Profile, server: Sandboxed) -> Iterator[ObjectStore]:
 
 
 def upload(store: ObjectStore, source: Path, prefix: str) -> PlainUpload:
-    job = PlainUpload(store, source, prefix, threads=4, part_size=PART)
-    job.start()
-    assert job.wait(WAIT_S)
-    return job
+    return run_to_end(PlainUpload(store, source, prefix, threads=4, part_size=PART))
 
 
 def there(store: ObjectStore, prefix: str) -> dict[str, bytes]:
@@ -148,9 +146,7 @@ def test_a_link_that_may_not_be_followed_keeps_no_other_file_back(
     store: ObjectStore, tmp_path: Path, refused_link: Path
 ) -> None:
     (tmp_path / "note.txt").write_text("note")
-    job = PlainUpload(store, tmp_path, "refused")
-    job.start()
-    assert job.wait(WAIT_S)
+    job = run_to_end(PlainUpload(store, tmp_path, "refused"))
     assert [(failure.path, failure.reason) for failure in job.failures] == [
         ("folder/link", f"{refused_link}: Permission denied.")
     ]
@@ -270,11 +266,8 @@ def test_a_cap_holds_back_files_and_parts_and_cancel_wakes_who_waits(store: Obje
 
 
 def ran(jobs: list[Job]) -> list[JobState]:
-    """Runs the jobs in their order."""
-    for job in jobs:
-        job.start()
-        assert job.wait(WAIT_S)
-    return [job.state for job in jobs]
+    """The states of the jobs after they were run in their order."""
+    return [run_to_end(job).state for job in jobs]
 
 
 def compared(store: ObjectStore, folder: Path, direction: Direction) -> SyncPlan:

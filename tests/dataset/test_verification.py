@@ -13,9 +13,10 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.multipart import ResumableUpload
 from tests.dataset.conftest import make_pictures
-from tests.dataset.uploads import WAIT_S, bucket, settings_for, upload
+from tests.dataset.uploads import bucket, settings_for, upload
 from tests.sandboxed import Sandboxed
 from tests.storage.etag_proxy import Changed, changing_etags
+from tests.waiting import run_to_end
 
 PART = 100 << 10
 
@@ -59,9 +60,7 @@ def test_shards_are_whole_behind_other_etags(
 
 
 def plain(store: ObjectStore, source: Path, prefix: str) -> PlainUpload:
-    job = PlainUpload(store, source, prefix, part_size=PART)
-    job.start()
-    assert job.wait(WAIT_S)
+    job = run_to_end(PlainUpload(store, source, prefix, part_size=PART))
     assert (job.state, job.failures) == (JobState.DONE, [])
     return job
 

@@ -12,17 +12,15 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.jobs.sync import DeleteFiles, Direction, SyncComparison, SyncDifference, SyncPlan
 from ossconsole.storage.multipart import ResumableUpload, partial_path
+from tests.waiting import run_to_end
 
-WAIT_S = 40.0
 NEW, CHANGED, SAME, EXTRA = SyncDifference.NEW, SyncDifference.CHANGED, SyncDifference.SAME, SyncDifference.EXTRA
 
 
 def compared(
     store: ObjectStore, folder: Path, prefix: str, direction: Direction, names: Sequence[str] | None = None
 ) -> SyncPlan:
-    job = SyncComparison(store, folder, prefix, direction, names=names)
-    job.start()
-    assert job.wait(WAIT_S)
+    job = run_to_end(SyncComparison(store, folder, prefix, direction, names=names))
     assert job.plan is not None, job.failures or job.error
     return job.plan
 
@@ -134,10 +132,9 @@ def test_a_folder_that_cannot_be_read_gives_no_plan(
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr("os.scandir", refusing)
-    job = SyncComparison(store, tmp_path, prefix, Direction.UPLOAD)
-    job.start()
-    assert job.wait(WAIT_S)
+    with monkeypatch.context() as patched:  # only until the job has ended: the removal of folders calls it too
+        patched.setattr("os.scandir", refusing)
+        job = run_to_end(SyncComparison(store, tmp_path, prefix, Direction.UPLOAD))
     assert job.state is JobState.FAILED
     assert job.plan is None
     assert "closed: Permission denied" in job.failures[0].reason
@@ -147,9 +144,7 @@ def test_a_link_that_may_not_be_followed_is_named(
     store: ObjectStore, prefix: str, tmp_path: Path, refused_link: Path
 ) -> None:
     (tmp_path / "loop").symlink_to("loop")
-    job = SyncComparison(store, tmp_path, prefix, Direction.UPLOAD)
-    job.start()
-    assert job.wait(WAIT_S)
+    job = run_to_end(SyncComparison(store, tmp_path, prefix, Direction.UPLOAD))
     assert (job.error, job.plan) == (None, None)
     assert [failure.reason for failure in job.failures] == [f"{refused_link}: Permission denied."]
 
@@ -159,8 +154,6 @@ def test_files_that_have_changed_since_are_not_deleted(store: ObjectStore, prefi
         (tmp_path / name).write_text("1")
     plan = compared(store, tmp_path, prefix, Direction.DOWNLOAD)
     (tmp_path / "busy.txt").write_text("now longer")
-    job = DeleteFiles(tmp_path, plan.of(EXTRA))
-    job.start()
-    assert job.wait(WAIT_S)
+    job = run_to_end(DeleteFiles(tmp_path, plan.of(EXTRA)))
     assert [path.name for path in tmp_path.iterdir()] == ["busy.txt"]
     assert "busy.txt has changed, so it was kept" in job.failures[0].reason

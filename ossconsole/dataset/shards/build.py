@@ -127,7 +127,7 @@ class ExistingShards:
         self._shards |= {shard.tar: shard for shard in _read_resume_log(resume_log)}
 
     def find(self, shard_plan: ShardPlan) -> PackedShard | None:
-        """The shard of `shard_plan`, when the bucket has it whole."""
+        """The shard of `shard_plan` where the bucket has it whole, else None. Raises StorageError."""
         shard = self._shards.get(shard_plan.tar)
         return (
             shard

@@ -18,11 +18,11 @@ import msgspec
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.labels import find_label_file
+from ossconsole.dataset.manifest import key_problem
 from ossconsole.dataset.source.arrangement import FolderContents
 
 if TYPE_CHECKING:
     import zipfile
-from ossconsole.dataset.manifest import key_problem
 
 
 class PathLocation(msgspec.Struct, frozen=True, array_like=True, tag="file"):

@@ -225,7 +225,7 @@ class UploadJob(BackgroundJob):
         )
 
     def preview(self) -> SamplePreview | None:
-        """The newest prepared sample."""
+        """The newest prepared sample; None before the first."""
         return self.stats.preview
 
     def result(self, timeout_s: float | None = None) -> UploadSummary:

@@ -214,7 +214,7 @@ def encryption_of(call: Call) -> dict[str, str]:
 
 
 def refuse_encryption(call: Call) -> None:
-    """Raises InvalidArgument where a part, or the end of an upload, names an encryption: that is its beginning's."""
+    """Raises InvalidArgument where a part, or the end of an upload, names an encryption: only its start may."""
     if _ALGORITHM in call.headers:
         raise invalid_argument("An upload has the encryption of its beginning.", _ALGORITHM, call.headers[_ALGORITHM])
 

@@ -183,7 +183,7 @@ class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
     """Whether its requests take a proxy; "" where the environment names none."""
 
     def figures(self, stage: ProbeStage) -> Figures | None:
-        """Those of READ, or of REREAD (accelerated endpoint only): the same samples a second time."""
+        """Those of READ, or of REREAD (the same samples again, accelerated endpoint only); None without them."""
         return next((step.figures for step in self.steps if step.stage is stage), None)
 
     @property

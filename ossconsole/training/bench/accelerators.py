@@ -178,7 +178,7 @@ class _Loaded:
 
     @property
     def grown(self) -> int:
-        """See the class. A full read-ahead is as full as another."""
+        """By how many batches the read-ahead grew, see the class; 0 between two that were full."""
         second, last = self._second, self._last
         if second is None or last is None or (second.readers_idle and last.readers_idle):
             return 0

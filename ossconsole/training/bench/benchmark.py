@@ -11,7 +11,6 @@ from pathlib import Path
 
 import msgspec
 
-from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
@@ -58,7 +57,7 @@ from ossconsole.training.bench.sampling import (
     measure_interval,
 )
 from ossconsole.training.data import training_data
-from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
+from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.loader import BatchLoader
 from ossconsole.training.settings import AUTO, DEFAULT_MODEL, TrainSettings
 
@@ -376,12 +375,7 @@ class Bench:
         self._on_event(limit)
 
     def _connector(self, dataset: str) -> ConnectorSettings:
-        return ConnectorSettings(
-            msgspec.structs.replace(self._profile, dataset_prefix=dataset),
-            self._credentials,
-            checked_connector_config(),
-            native_log=connector_native_log(),
-        )
+        return ConnectorSettings.of(msgspec.structs.replace(self._profile, dataset_prefix=dataset), self._credentials)
 
     def _loop(self, cell: BenchCase) -> TrainingLoop:
         """The training loop of a dataset, shared by its cases."""

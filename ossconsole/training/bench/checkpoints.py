@@ -12,7 +12,6 @@ from typing import TypeAlias
 
 import msgspec
 
-from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
@@ -21,7 +20,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.training.bench.mount import PageCache, page_cache, read_past_cache, write_synced
 from ossconsole.training.bench.results import Spread
 from ossconsole.training.checkpoints.store import CheckpointWriter
-from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
+from ossconsole.training.loading.connector import ConnectorSettings
 
 _TIMEOUT_S = 600.0
 _PIECE = 1 << 20
@@ -88,7 +87,7 @@ class CheckpointBench:
     def run(self) -> CheckpointSummary:
         """All readings; the summary is also the last event. Raises ConsoleError."""
         profile, credentials = self._profile, self._credentials
-        connector = ConnectorSettings(profile, credentials, checked_connector_config(), connector_native_log())
+        connector = ConnectorSettings.of(profile, credentials)
         with contextlib.ExitStack() as resources:
             writer = CheckpointWriter(connector)
             resources.callback(writer.close)

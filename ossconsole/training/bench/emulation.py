@@ -9,13 +9,12 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 
-from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
@@ -40,7 +39,7 @@ from ossconsole.training.bench.workloads import (
     unmet_rules,
 )
 from ossconsole.training.data import USUAL_SIZE, training_data
-from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
+from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -212,7 +211,7 @@ class Emulation:
         prefix = settings.dataset or profile.dataset_prefix
         with contextlib.closing(ObjectStore(profile, credentials)) as store:
             self._data = training_data(store, prefix)
-        connector = ConnectorSettings(profile, credentials, checked_connector_config(), connector_native_log())
+        connector = ConnectorSettings.of(profile, credentials)
         self._paths = [
             _Path(str(kind), _on_dataset(connector, prefix), kind, cached=kind is EndpointKind.ACCELERATED)
             for kind in settings.endpoints
@@ -393,7 +392,7 @@ class Emulation:
 
 def _on_dataset(connector: ConnectorSettings, prefix: str) -> ConnectorSettings:
     profile = msgspec.structs.replace(connector.profile, dataset_prefix=prefix)
-    return ConnectorSettings(profile, connector.credentials, connector.config_path, connector.native_log)
+    return replace(connector, profile=profile)
 
 
 def _trial(path: str, round_: int, steps: Sequence[Steps], temperature: CacheState, *, simulated: bool) -> Trial:

@@ -85,7 +85,7 @@ def _delete(store: ObjectStore, prefix: str) -> int:
 
 
 def _upload(profile: Profile, credentials: CredentialSource, settings: UploadSettings) -> None:
-    """Raises ConsoleError also where an image is lost: the formats must hold the same images."""
+    """Uploads the images. Raises ConsoleError also where one is lost: the formats must hold the same images."""
     job = create_upload(profile, credentials, settings)
     job.start()
     try:

@@ -44,7 +44,7 @@ class BenchDataset:
         self._read: dict[str, int] = dict.fromkeys(ReadPath, 0)
 
     def next_unread(self, kind: str, count: int) -> npt.NDArray[np.int64] | None:
-        """Rows of `count` samples never read through `kind`, marked as read now; None when there are fewer."""
+        """`count` rows of samples never read through `kind`, now marked as read; None when there are fewer."""
         first = self._read[kind]
         if first + count > len(self._order):
             return None
@@ -52,7 +52,7 @@ class BenchDataset:
         return self._order[first : first + count]
 
     def already_read(self, kind: str) -> npt.NDArray[np.int64]:
-        """Rows of the samples read through `kind`, newest last."""
+        """Rows of the samples read through `kind`, newest last; shape (samples,)."""
         return self._order[: self._read[kind]]
 
     def mark_all_read(self, kind: str) -> None:

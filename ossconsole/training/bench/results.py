@@ -306,7 +306,7 @@ class CaseSteps:
         return None if window is None else window.parts[temperature is CacheState.COLD].stall_share
 
     def typical_ratio(self, temperature: CacheState) -> float | None:
-        """The median step time of the standard endpoint, relative to the accelerated one."""
+        """The median step time of the standard endpoint by that of the accelerated one; None where one is unknown."""
         steps = {
             kind: window.parts[temperature is CacheState.COLD].typical_step_s for kind, window in self.windows.items()
         }
@@ -314,7 +314,7 @@ class CaseSteps:
         return slow / fast if slow and fast else None
 
     def hit_rate(self, temperature: CacheState) -> float | None:
-        """The estimated share of samples that hit the accelerator's cache."""
+        """The estimated share of samples that hit the accelerator's cache, 0 to 1; None where it is imprecise."""
         rate = hit_rate(self.tally(EndpointKind.ACCELERATED, temperature).singles, self.hit_limit_s)
         return rate.reported if rate is not None else None
 

@@ -439,7 +439,7 @@ def _send(pipe: Connection, key: str, data: bytes | memoryview) -> None:
 
 
 def _receive(pipe: Connection) -> tuple[str, mmap.mmap]:
-    """Raises EOFError when the pipe is closed."""
+    """The key and the bytes of a checkpoint, mapped read-only. Raises EOFError when the pipe is closed."""
     key: str = pipe.recv()
     descriptor = recv_handle(pipe)
     with contextlib.closing(os.fdopen(descriptor, "rb")):

@@ -216,7 +216,7 @@ class _DeviceBuffer:
     def copy(
         self, rows: torch.Tensor, device: torch.device, stream: torch.cuda.Stream
     ) -> tuple[torch.Tensor, torch.cuda.Event]:
-        """Starts the copy of the rows on `stream`; the current stream waits for it. Returns them, and its end."""
+        """Starts to copy `rows` on `stream`; the current stream waits for it. Returns the copy and its end."""
         current = torch.cuda.current_stream(device)
         if len(self._rows) < len(rows) or self._rows.shape[1:] != rows.shape[1:] or self._rows.dtype != rows.dtype:
             self._rows = torch.empty_like(rows, device=device)

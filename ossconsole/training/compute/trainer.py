@@ -92,7 +92,7 @@ def class_counts(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
-    """The Euclidean norm of all gradients together, on their device; nothing waits for it."""
+    """The Euclidean norm of all gradients together, shape (), on their device; the host does not wait for it."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))  # noqa: SLF001
     return norm

@@ -31,7 +31,7 @@ import msgspec
 from ossconsole.config.credentials import SAFE_PATH, CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import logs_dir, make_folder, open_private, reason, state_dir, unwritable
+from ossconsole.config.files import make_folder, native_log_path, open_private, reason, state_dir, unwritable
 from ossconsole.config.profiles import Profile
 from ossconsole.config.text import counted, signal_name
 from ossconsole.telemetry import events
@@ -373,7 +373,7 @@ class LocalRanks:
             )
         return ConsoleError(
             f"{who} exited with code {code}.",
-            remedy=f"{native_log()} has its output. {self._resume_remedy()}",
+            remedy=f"{native_log_path()} has its output. {self._resume_remedy()}",
         )
 
     def _resume_remedy(self) -> str:
@@ -397,11 +397,6 @@ def local_ranks(settings: TrainSettings) -> list[RankInfo]:
     return [RankInfo(rank, count, rank, count, gpu=gpu) for rank, gpu in enumerate(selected)]
 
 
-def native_log() -> Path:
-    """The file with the output of the ranks and of native code."""
-    return logs_dir() / "native.log"
-
-
 def _rendezvous_folder() -> Path:
     """A folder for the file of the rendezvous: only this user can reach it, and no port has to be free."""
     _remove_stale_folders()
@@ -422,7 +417,7 @@ def _remove_stale_folders() -> None:
 
 
 def _start(context: RunContext, rank_info: RankInfo) -> _Rank:
-    log_file = open_private(native_log())
+    log_file = open_private(native_log_path())
     try:
         process = subprocess.Popen(  # noqa: S603
             RANK_COMMAND,

@@ -111,7 +111,7 @@ class ProcessGroup:
         return values
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all ranks, in place."""
+        """Sums `tensor` over all ranks, in place, and returns it. Raises RankLostError."""
         if self.world > 1:
             with self.translate_errors():
                 dist.all_reduce(tensor)

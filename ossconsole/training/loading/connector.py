@@ -16,6 +16,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.credential_sources import encode_connector_file
 from ossconsole.config.credentials import CredentialSource, mask_key_id
 from ossconsole.config.endpoints import EndpointKind
@@ -37,6 +38,16 @@ class ConnectorSettings:
     credentials: CredentialSource
     config_path: Path
     native_log: Path
+
+    @classmethod
+    def of(cls, profile: Profile, credentials: CredentialSource) -> ConnectorSettings:
+        """With the user's configuration of the connector, and a log of its prints, which is created.
+
+        Raises SettingsError.
+        """
+        native_log = logs_dir() / "connector-native.log"
+        os.close(open_private(native_log))
+        return cls(profile, credentials, checked_connector_config(), native_log)
 
     def open(self, kind: EndpointKind, *, number: int = 0, total: int = 1) -> Any:
         """A `DataSet` of the connector on an endpoint, for process `number` of `total`.
@@ -133,16 +144,6 @@ def native() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def connector_native_log() -> Path:
-    """The log for what the connector prints in the processes that read and write with it.
-
-    Creates the file, so that a failure raises SettingsError here.
-    """
-    path = logs_dir() / "connector-native.log"
-    os.close(open_private(path))
-    return path
 
 
 @contextlib.contextmanager

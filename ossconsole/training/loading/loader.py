@@ -293,11 +293,11 @@ def slot_count(settings: TrainSettings, row_bytes: int, *, free_bytes: int) -> i
     Raises ConsoleError when there would be less than one per worker beyond those in use.
     """
     batch_bytes = settings.batch_size * row_bytes
-    least = settings.workers + _IN_USE
+    minimum = settings.workers + _IN_USE
     allowed = settings.prefetch_mb * 1_000_000 or free_bytes // 4
     slots = min(settings.workers * MAX_AHEAD + _IN_USE, allowed // batch_bytes)
-    if slots < least:
-        needed_mb = math.ceil(least * batch_bytes / 1e6)
+    if slots < minimum:
+        needed_mb = math.ceil(minimum * batch_bytes / 1e6)
         limit = "are allowed" if settings.prefetch_mb else "are a quarter of the free memory"
         raise ConsoleError(
             f"{counted(settings.workers, 'worker')} with batches of {settings.batch_size} need {needed_mb:,} MB "

@@ -169,11 +169,11 @@ class ControlTarget(Protocol):
 
     @property
     def own_run(self) -> ControllableRun | None:
-        """The newest run of this process."""
+        """The newest run of this process; None before the first."""
 
     @property
     def own_upload(self) -> UploadJob | None:
-        """The newest upload of this process."""
+        """The newest upload of this process; None before the first."""
 
 
 class ControlError(ConsoleError):

@@ -142,11 +142,11 @@ class KnownCheckpoints:
         self._read.clear()
 
     def facts(self, key: str) -> _Facts | None:
-        """What the checkpoint at `key` says, once it was read."""
+        """The values in the checkpoint at `key`; None before they were read."""
         return self._read.get(key)
 
     def top1(self, name: CheckpointName) -> float | None:
-        """The accuracy in the record of its run, once it is known; returns immediately."""
+        """The top-1 accuracy in the record of its run, None while unknown; returns immediately."""
         if name.run not in self._requested:
             self._requested.add(name.run)
             self._reader.submit(self._read_record, name.run)

@@ -66,7 +66,7 @@ def half_blocks(pixels: NDArray[np.uint8], width: int, height: int, *, limited: 
 
 
 def in_256_colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The nearest colour that a terminal of 256 has, for each pixel.
+    """The nearest colour that a terminal of 256 has, for each pixel (RGB, any shape that ends in 3).
 
     Rich maps a colour by its saturation, which leaves red and green speckles in what is nearly grey.
     """
