@@ -72,12 +72,13 @@ class AutoCompare:
         self._collected = 0
         self._short = ""
         self._asked: EndpointKind | None = None
+        self._began_on: EndpointKind | None = None
 
     def decide(self, view: RunView) -> EndpointKind | None:
         """The endpoint to switch to now, or None to stay."""
         if self.done or view.endpoint is None or self._asked not in (None, view.endpoint):
             return None
-        self._asked = None
+        self._asked, self._began_on = None, self._began_on or view.endpoint
         measured = view.measurement
         pairs, cold = measured.visits.pairs, measured.visits.cold
         if self._looks is None:
@@ -96,6 +97,13 @@ class AutoCompare:
     def end(self, why: str, view: RunView) -> None:
         """Ends the comparison: the run must not be switched any more."""
         self._conclude("ended", f", {why}", view.comparison)
+
+    def leave(self, view: RunView) -> EndpointKind | None:
+        """The endpoint for a run that nobody alternates any more: the faster one where that is decided, else the one it
+        began on; None to stay.
+        """
+        best = view.comparison.faster or self._began_on
+        return best if best is not None and best is not (self._asked or view.endpoint) else None
 
     def _end(self, how: str, why: str, view: RunView) -> EndpointKind | None:
         """Ends it; the endpoint to stay on, where it is another one."""

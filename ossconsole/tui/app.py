@@ -293,6 +293,7 @@ class ConsoleApp(ConsoleTextualApp):
 
     def on_unmount(self) -> None:
         """Collect garbage as usual again; else libraries report leaks on the terminal at the end of the process."""
+        self.monitor.leave()
         gc.unfreeze()
         gc.set_threshold(*self._gc_thresholds)
 

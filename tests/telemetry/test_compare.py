@@ -326,6 +326,31 @@ def test_blocks_of_two_pairs_are_abba_or_baab_by_chance(seed: int) -> None:
     assert set(zip(first[::2], first[1::2], strict=True)) == {(STANDARD, ACCELERATED), (ACCELERATED, STANDARD)}
 
 
+def test_auto_that_is_left_goes_back_to_where_it_began() -> None:
+    feed, auto = started(), AutoCompare()
+    assert auto.leave(feed.view) is None
+    while (kind := auto.decide(feed.view)) is None:
+        feed.steps(1)
+    assert kind is ACCELERATED
+    assert auto.leave(feed.view) is STANDARD  # the switch has been requested, and not yet taken effect
+    feed.switch(kind)
+    assert auto.decide(feed.view) is None
+    assert auto.leave(feed.view) is STANDARD
+    feed.switch(STANDARD)
+    assert auto.decide(feed.view) is None
+    assert auto.leave(feed.view) is None
+
+
+def test_auto_that_is_left_once_it_is_decided_goes_to_the_faster() -> None:
+    feed, auto = started(), AutoCompare()
+    while feed.view.comparison.faster is None:
+        feed.steps(1, seconds=0.25 if feed.endpoint is ACCELERATED else 0.5)
+        if (kind := auto.decide(feed.view)) is not None:
+            feed.switch(kind)
+    feed.switch(STANDARD)
+    assert AutoCompare().leave(feed.view) is ACCELERATED
+
+
 def test_auto_that_ends_too_soon_says_so() -> None:
     feed, auto = started().steps(60), AutoCompare()
     auto.decide(feed.view)

@@ -177,6 +177,21 @@ async def test_auto_compare_alternates_also_while_another_screen_shows(make_app:
         assert run.asked == [("switch", ACCELERATED, "auto A/B")]
 
 
+@pytest.mark.parametrize("off", [False, True])
+async def test_auto_compare_leaves_the_run_on_the_endpoint_it_began_on(make_app: AppMaker, *, off: bool) -> None:
+    """A run in the background would otherwise stay where the last visit was, perhaps on the slow endpoint."""
+    run = running(Script().state(RunState.RUNNING).steps(80))
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("a")
+        await settle(pilot)
+        if off:
+            await pilot.press("a")
+    asked = [("switch", ACCELERATED, "auto A/B")]
+    assert run.asked == asked + ([] if off else [("switch", EndpointKind.STANDARD, "auto A/B ended with the console")])
+
+
 async def test_a_control_does_not_change_the_run_and_ends_at_a_second_press(make_app: AppMaker) -> None:
     run = running(Script().state(RunState.RUNNING).steps(40))
     app = make_app(FakeServices(run=run))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry.auto import AutoCompare, LabelControl
 from ossconsole.telemetry.events import Event, InfoEvent, Switch, Telemetry
 from ossconsole.telemetry.view import RunView
@@ -14,6 +16,8 @@ from ossconsole.tui.console import RunHandle, Services
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.text import Line, heading
 from ossconsole.tui.train.guide import DemoGuide
+
+_log = logging.getLogger(__name__)
 
 
 class RunMonitor:
@@ -121,6 +125,18 @@ class RunMonitor:
             self._log_outcome(self.auto)
         if kind is not None:
             self._run.switch(kind, _AUTO)
+
+    def leave(self) -> None:
+        """The console closes: a run in auto A/B would stay where the last visit was, perhaps on the slow endpoint."""
+        if self.auto is None or self.auto.done or self._run is None or not self._run.alive:
+            return
+        kind = self.auto.leave(self.view)
+        self.auto = None
+        if kind is not None:
+            try:
+                self._run.switch(kind, f"{_AUTO} ended with the console")
+            except ConsoleError as error:  # the process of the run does not answer
+                _log.warning("The run stays on %s: %s", self.view.endpoint, error)
 
     def _end_auto(self, why: str) -> None:
         if self.auto is not None and not self.auto.done:
