@@ -74,7 +74,7 @@ class AutoCompare:
         self._collected = 0
         self._short = ""
         self._asked: EndpointKind | None = None
-        self._home: EndpointKind | None = None  # the endpoint at the start
+        self._first: EndpointKind | None = None  # the endpoint at the start
 
     def decide(self, view: RunView) -> EndpointKind | None:
         """The endpoint to switch to now, or None to stay."""
@@ -84,7 +84,7 @@ class AutoCompare:
         measured = view.measurement
         pairs, cold = measured.visits.pairs, measured.visits.cold
         if self._looks is None:
-            self._home = view.endpoint
+            self._first = view.endpoint
             self._looks, self._had = measured.looks, {part: found.count for part, found in pairs.items()}
         self._collected = pairs[cold].count
         new = {part: found.count - self._had[part] for part, found in pairs.items()}
@@ -102,9 +102,9 @@ class AutoCompare:
         self._conclude("ended", f", {why}", view.comparison)
 
     def stay_on(self, view: RunView) -> EndpointKind | None:
-        """The endpoint to stay on where the comparison ends now; None where the run is on it."""
-        wanted = view.comparison.faster or self._home
-        return None if wanted is view.endpoint else wanted
+        """The endpoint to stay on where the comparison ends now; None where the run is on it, or about to switch to it."""
+        wanted = view.comparison.faster or self._first
+        return None if wanted is (self._asked or view.endpoint) else wanted
 
     def _end(self, how: str, why: str, view: RunView) -> EndpointKind | None:
         """Ends it; the endpoint to stay on, where it is another one."""

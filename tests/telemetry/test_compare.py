@@ -365,11 +365,12 @@ def test_auto_that_is_left_names_the_endpoint_to_stay_on() -> None:
     feed, auto = started().steps(60), AutoCompare()
     assert auto.stay_on(feed.view) is None
     assert auto.decide(feed.view) is ACCELERATED
+    assert auto.stay_on(feed.view) is STANDARD, "the switch is requested already"
     feed.switch(ACCELERATED)
     assert auto.stay_on(feed.view) is STANDARD, "that of the start, without a decision"
     run_auto(AutoCompare(), feed, fast=0.25)
     feed.switch(STANDARD)
-    assert auto.stay_on(feed.view) is ACCELERATED
+    assert AutoCompare().stay_on(feed.view) is ACCELERATED
 
 
 def test_auto_gives_up_where_the_pairs_scatter_and_shows_no_ratio() -> None:
