@@ -260,6 +260,8 @@ def test_an_archive_that_pythons_modules_do_not_expect_is_an_error(tmp_path: Pat
         ("table.csv", "pictures/a.jpg,10\npictures/b.jpg,9,val\n\n"),
         ("table.csv", "\ufeffLabel,Path,Split\n10,pictures/a.jpg,train\n9,pictures/b.jpg,val\n"),
         ("table.csv", "./pictures/a.jpg,10\npictures//b.jpg,9,val\n"),
+        ("table.csv", "path;label;split\npictures/a.jpg;10;train\npictures/b.jpg;9;val\n"),  # Excel's in Germany
+        ("table.csv", "photo,species,split\npictures/a.jpg,10\npictures/b.jpg,9,val\n"),
         ("table.tsv", "path\tclass\tsubset\npictures/a.jpg\t10\ttrain\npictures/b.jpg\t9\tval\n"),
     ],
 )
@@ -284,6 +286,16 @@ def test_every_bad_line_of_a_table_is_reported_where_it_is(tmp_path: Path) -> No
     assert set(found) == {"t.csv:2", "gone.jpg", "t.csv:4", "t.csv:5", "../up.jpg", "t.csv:7"}
     assert {name for name, item in found.items() if not item.lost} == {"t.csv:4"}  # a test split
     assert len(planned(tmp_path / "t.csv")) == 1
+
+
+def test_a_table_names_what_is_no_file_and_reads_none_of_it(tmp_path: Path) -> None:
+    write(tmp_path, "pictures/a.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "t.csv").write_text("path,label\npictures,x\npipe.jpg,x\n/dev/zero,x\n")
+    layout = Layout(tmp_path / "t.csv")
+    found = {item.path: item.reason for item in layout.items() if isinstance(item, SkippedFile) and item.lost}
+    assert found == {"pictures": "a folder", "pipe.jpg": "a named pipe", "/dev/zero": "a device"}
+    assert "path,label" in layout.advice
 
 
 def test_a_table_that_is_no_text_is_an_error(tmp_path: Path) -> None:

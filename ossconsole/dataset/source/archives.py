@@ -16,8 +16,10 @@ from ossconsole.dataset.labels import LABEL_FILE_NAMES, MAX_LABEL_FILE_BYTES, fi
 from ossconsole.dataset.manifest import UnusedCounter
 from ossconsole.dataset.source.arrangement import Look
 from ossconsole.dataset.source.files import (
+    ARCHIVE_SUFFIXES,
     LOOKED_AT,
     MAX_FILE_BYTES,
+    TAR_SUFFIXES,
     BytesLocation,
     Entry,
     FolderEntry,
@@ -27,14 +29,12 @@ from ossconsole.dataset.source.files import (
     SpanLocation,
     UnreadableEntry,
     ZipLocation,
+    folder_of,
     is_hidden,
     is_image_name,
     read_location,
     source_problem,
 )
-
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, ".zip")
 
 _FORGET_TAR_MEMBERS_EVERY = 1000
 _MAX_PARTS = 64  # of a path; longer ones are no images of a class
@@ -335,9 +335,7 @@ def _folder_entry(name: str) -> Iterator[FolderEntry]:
 
 def _in_folder(archive: str, path: str) -> str:
     """The path in a folder with the archive's name, unless the archive has a folder of that name at its top."""
-    folder = archive
-    for suffix in ARCHIVE_SUFFIXES:
-        folder = folder[: -len(suffix)] if folder.lower().endswith(suffix) else folder
+    folder = folder_of(archive)
     name = folder.rpartition("/")[2]
     return f"{folder[: -len(name)]}{path}" if path == name or path.startswith(f"{name}/") else f"{folder}/{path}"
 

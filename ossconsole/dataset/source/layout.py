@@ -32,7 +32,6 @@ from ossconsole.dataset.manifest import (
     first_names,
 )
 from ossconsole.dataset.source.archives import (
-    ARCHIVE_SUFFIXES,
     ArchivesSource,
     FolderTree,
     TarSource,
@@ -42,6 +41,7 @@ from ossconsole.dataset.source.archives import (
 )
 from ossconsole.dataset.source.arrangement import Arrangement, Tree, arrange, wordnet_class
 from ossconsole.dataset.source.files import (
+    ARCHIVE_SUFFIXES,
     HIDDEN_FOLDER,
     FolderEntry,
     FolderSource,
@@ -56,7 +56,7 @@ from ossconsole.dataset.source.files import (
     planned_sample,
     source_problem,
 )
-from ossconsole.dataset.source.table import TABLE_SUFFIXES, ImageTable
+from ossconsole.dataset.source.table import TABLE_ADVICE, TABLE_SUFFIXES, ImageTable
 
 _ADVICE = "Put images into train/<class>/ and val/<class>/."
 _ADVICE_LABELS = (
@@ -103,8 +103,8 @@ class Layout:
         """Classes, folders and label files that no sample uses; known once `items` has ended."""
         self.cautions: tuple[Unused, ...] = ()
         """Names that may be a mistake; known once `items` has ended."""
-        self.advice = _ADVICE
-        """The remedy when there is no sample; known once `items` has ended."""
+        self.advice = TABLE_ADVICE if self._table else _ADVICE
+        """The remedy when no file is a sample, "" when some are; known once `items` has ended."""
 
     @property
     def countable(self) -> bool:
@@ -145,7 +145,10 @@ class Layout:
 
     def _files(self) -> Iterator[PlanItem]:
         if self._table:
-            yield from self._table.items()
+            for item in self._table.items():
+                if isinstance(item, PlannedSample):
+                    self.advice = ""
+                yield item
             return
         assert self._source is not None  # noqa: S101
         arrangement = self._arranged()
@@ -246,7 +249,7 @@ class Layout:
         """What is in the folder of train/ and val/ besides them, folders with a slash."""
         if not isinstance(self._source, FolderSource) or arrangement.rest:
             return []
-        used = (*LABEL_FILE_NAMES, *(f"{name}/" for name in arrangement.splits))
+        used = (*LABEL_FILE_NAMES, *arrangement.splits, *(f"{name}/" for name in arrangement.splits))
         return [name for name in self._source.names(arrangement.root) if name not in used]
 
     def _cautions(self, seen: _Seen) -> tuple[Unused, ...]:
@@ -390,6 +393,8 @@ class _Seen:
 
     @property
     def advice(self) -> str:
+        if self.used:
+            return ""
         if self.unlabelled:
             return _ADVICE_LABELS
-        return _ADVICE_CLASS if self.images_outside and not self.used else _ADVICE
+        return _ADVICE_CLASS if self.images_outside else _ADVICE

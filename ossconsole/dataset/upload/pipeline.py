@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import fastcrc
 import msgspec
 
 from ossconsole.dataset.manifest import object_key
 from ossconsole.dataset.source.files import PlannedSample
-from ossconsole.dataset.upload.job import UploadJob
+from ossconsole.dataset.upload.job import PrefixTakenError, UploadJob
 from ossconsole.dataset.upload.journal import Journal, SentSample
 from ossconsole.dataset.upload.progress import UNCHANGED, Counts, SamplePreview, sample_failed, sample_sent
 from ossconsole.dataset.upload.worker import Done, InlineWorker, PrepareProcesses, Task, Worker
@@ -27,6 +27,8 @@ _TASKS_AHEAD = 8  # per process
 _SAMPLES_AHEAD = 16  # prepared and queued for sending
 LAST_ANSWERS_S = 12.0  # a little more than a request's timeout
 _MAX_UNANSWERED = 24  # samples in a row without any answer
+MAX_DENIED = 24
+"""Objects that OSS refuses for want of a permission before any other was accepted: more would be refused as well."""
 
 
 class UploadItem(msgspec.Struct, frozen=True):
@@ -51,13 +53,15 @@ class _Ready(msgspec.Struct, frozen=True):
 class Pipeline:
     """Prepares and sends items; `run` may be called more than once."""
 
-    def __init__(self, job: UploadJob, journal: Journal) -> None:
+    def __init__(self, job: UploadJob, journal: Journal, may_replace: Callable[[str], bool]) -> None:
+        """`may_replace` says whether the object of a relative key is of this dataset, should its content differ."""
         self._job = job
+        self._may_replace = may_replace
         self._stats = job.stats
         self._gate = job.gate
         self._journal = journal
         self._workers = job.settings.worker_count
-        self._breaker = CircuitBreaker(_MAX_UNANSWERED)
+        self._breaker = CircuitBreaker(_MAX_UNANSWERED, MAX_DENIED)
         self._processes: PrepareProcesses | None = None
         self._processes_lock = threading.Lock()
 
@@ -153,10 +157,18 @@ class Pipeline:
             self._journal.mark_unchanged(sample.path, sample.size, sample.mtime_ns, done.height, done.width)
             self._present(item, UNCHANGED)
             return
-        if item.doubtful and (existing := self._find(item.key, len(payload), crc64)):
-            self._journal.mark_sent(_sent(ready, crc64, existing.etag))
-            self._present(item, UNCHANGED)
-            return
+        if item.doubtful:
+            try:
+                existing = self._find(item.key)
+            except StorageError as error:
+                self._refused(item, error)
+                return
+            if existing is not None and (existing.size, existing.crc64) == (len(payload), crc64):
+                self._journal.mark_sent(_sent(ready, crc64, existing.etag))
+                self._present(item, UNCHANGED)
+                return
+            if existing is not None and not self._may_replace(item.key):
+                raise _taken(self._job, item.key)
         began = time.monotonic()
         self._job.cap.acquire(len(payload))
         passed = time.monotonic()
@@ -179,13 +191,17 @@ class Pipeline:
         if not item.resent:
             self._stats.count_class(item.sample.class_name)
 
-    def _find(self, key: str, size: int, crc64: int) -> ObjectInfo | None:
-        """The object, when the bucket has exactly this sample already."""
+    def _find(self, key: str) -> ObjectInfo | None:
+        """The object that the bucket has under the sample's key, None for none. Raises StorageError."""
+        began = time.monotonic()
         try:
-            info = self._job.store.head(object_key(self._job.prefix, key))
-        except StorageError:
-            return None  # the PUT that follows handles the same error
-        return info if (info.size, info.crc64) == (size, crc64) else None
+            return self._job.store.head(object_key(self._job.prefix, key))
+        except StorageError as error:
+            if error.status != 404:
+                raise
+            return None
+        finally:
+            self._stats.add_busy_time(send=time.monotonic() - began)
 
     def _refused(self, item: UploadItem, error: StorageError) -> None:
         """Records a sample that OSS refused. Raises the error when every other sample would be refused too."""
@@ -210,6 +226,15 @@ class Pipeline:
         thread = threading.Thread(target=main, name=f"upload-feed-{number}", daemon=True)
         thread.start()
         return thread
+
+
+def _taken(job: UploadJob, key: str) -> PrefixTakenError:
+    """The error of a sample that would replace what no upload has written, such as original images."""
+    return PrefixTakenError(
+        f"{job.store.uri(object_key(job.prefix, key))} exists with another content, and no upload of this machine "
+        "wrote it. It was not replaced.",
+        remedy="Use another prefix for this dataset with --dataset-prefix, or delete the object first.",
+    )
 
 
 def _sent(ready: _Ready, crc64: int, etag: str) -> SentSample:
