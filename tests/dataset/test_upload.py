@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -505,6 +506,33 @@ def test_cancel_works_while_paused_and_before_anything_was_sent(
     job.start()
     job.cancel()
     assert job.result(WAIT_S).cancelled
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"fmt": SampleFormat.IMAGE_JPEG, "size": 0, "originals": True}, {"per_shard": 2}],
+    ids=["prepared", "originals", "shards"],
+)
+def test_cancel_does_not_wait_for_a_file_that_cannot_be_read_to_its_end(
+    sandboxed_bucket: Sandboxed,
+    profile: Profile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: dict[str, object],
+) -> None:
+    """As on a disk of the network that hangs. Nobody writes into the pipe, and only a test takes it for a file."""
+    monkeypatch.setattr("ossconsole.dataset.upload.pipeline.LAST_ANSWERS_S", 0.1)
+    monkeypatch.setattr("ossconsole.dataset.source.table.stat", SimpleNamespace(S_ISREG=lambda _mode: True))
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    (tmp_path / "table.csv").write_text("pipe.jpg,ants\n")
+    job = create_upload(profile, sandboxed_bucket.owner, settings_for(tmp_path / "table.csv", **how))  # type: ignore[arg-type]
+    job.start()
+    until(lambda: any(job.progress().workers))
+    job.cancel()
+    assert job.wait(WAIT_S)
+    assert job.progress().phase is Phase.CANCELLED
+    os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))  # ends the thread that reads an original
 
 
 def test_knobs_turn_while_it_runs(sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path) -> None:

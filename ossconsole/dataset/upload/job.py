@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -167,6 +168,8 @@ class UploadJob(BackgroundJob):
         self.understood = ""
         """How the source is understood; known before anything is sent."""
         self.sender_pool: ThreadPool[Any] | None = None
+        self.on_cancel: Callable[[], None] = lambda: None
+        """Ends what does not look at the gate, such as the wait for a preparation process."""
         self._credentials = credentials
         self._ignored: list[Failure] = []
         self._unused = UnusedCounter()
@@ -196,6 +199,11 @@ class UploadJob(BackgroundJob):
         super().wait_to_retry(wait)
 
     # Control and results
+
+    def cancel(self) -> None:
+        """Ends the upload after the samples that are being sent; no image is waited for."""
+        super().cancel()
+        self.on_cancel()
 
     def pause(self) -> None:
         """Pauses after the images and samples in progress."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import deque
@@ -18,7 +19,7 @@ from ossconsole.dataset.upload.progress import UNCHANGED, Counts, SamplePreview,
 from ossconsole.dataset.upload.worker import Done, InlineWorker, PrepareProcesses, Task, Worker
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Failure
-from ossconsole.storage.jobs.threads import BoundedQueue, QueueClosed, ThreadPool, join_threads
+from ossconsole.storage.jobs.threads import BoundedQueue, Cancelled, QueueClosed, ThreadPool, join_threads
 from ossconsole.storage.objects import ObjectInfo
 from ossconsole.storage.retry import CircuitBreaker
 
@@ -71,30 +72,42 @@ class Pipeline:
         Raises Cancelled, what `items` raised, and ConsoleError when every other item would fail as well.
         """
         self._tasks = BoundedQueue[UploadItem](self._workers * _TASKS_AHEAD)
+        self._over = threading.Event()
+        self._feeding = self._workers
         self._pool = self._job.sender_pool = ThreadPool(
             self._send_counted,
             self._gate,
             self._job.parallelism,
             limit=_SAMPLES_AHEAD,
             name="upload-send",
-            on_abort=self._tasks.abort,
+            on_abort=self._abort,
         )
+        self._job.on_cancel = functools.partial(self._pool.abort, Cancelled())
         feeders = [self._feeder(number) for number in range(self._workers)]
         try:
             for item in items:
                 self._gate.check()
                 self._tasks.put(item)
             self._tasks.close()
-            join_threads(feeders)
+            self._over.wait()  # not for the threads, which may read from a disk that hangs
         except BaseException as error:  # noqa: BLE001  raised by `finish` once the threads have ended
             self._pool.abort(error)
         try:
             self._pool.finish(LAST_ANSWERS_S)
         finally:
+            self._job.on_cancel = lambda: None
             join_threads(feeders, LAST_ANSWERS_S)
             if self._processes:
                 self._processes.close()
                 self._processes = None
+
+    def _abort(self) -> None:
+        """Ends the waits of every thread but those for OSS's answers."""
+        self._tasks.abort()
+        self._over.set()
+        with self._processes_lock:
+            if self._processes:
+                self._processes.abort()
 
     # Preparing
 
@@ -122,6 +135,7 @@ class Pipeline:
 
     def _start_processes(self) -> PrepareProcesses:
         with self._processes_lock:
+            self._gate.check()
             self._processes = self._processes or PrepareProcesses(self._job.settings.preprocessing, self._workers)
             return self._processes
 
@@ -142,6 +156,13 @@ class Pipeline:
     def _give(worker: Worker | InlineWorker, item: UploadItem, waiting: deque[UploadItem]) -> None:
         worker.send(Task(item.key, item.sample.size, item.sample.location))
         waiting.append(item)
+
+    def _fed(self) -> None:
+        """One of the threads that feed the processes has ended."""
+        with self._processes_lock:
+            self._feeding -= 1
+            if not self._feeding:
+                self._over.set()
 
     # Sending
 
@@ -222,6 +243,8 @@ class Pipeline:
                 return
             except BaseException as error:  # noqa: BLE001  raised by `run`
                 self._pool.abort(error)
+            finally:
+                self._fed()
 
         thread = threading.Thread(target=main, name=f"upload-feed-{number}", daemon=True)
         thread.start()
