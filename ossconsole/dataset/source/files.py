@@ -207,7 +207,8 @@ class FolderSource:
             with os.scandir(folder) as entries:
                 folders, files = [], 0
                 for entry in entries:
-                    if _is_folder(entry, follow_symlinks=depth == 0) and not is_hidden(entry.name):
+                    followed = depth == 0 and not _leads_up(entry)
+                    if _is_folder(entry, follow_symlinks=followed) and not is_hidden(entry.name):
                         folders.append(Path(entry.path))
                     else:
                         files += 1
@@ -235,7 +236,9 @@ class FolderSource:
                 path = f"{relative}/{entry.name}" if relative else entry.name
                 try:
                     if entry.is_dir(follow_symlinks=depth == 0):
-                        if is_hidden(entry.name):
+                        if depth == 0 and _leads_up(entry):
+                            yield UnreadableEntry(path, "a symbolic link to a folder that it is in", lost=False)
+                        elif is_hidden(entry.name):
                             yield UnreadableEntry(f"{path}/", HIDDEN_FOLDER, lost=False)
                         elif depth < _MAX_DEPTH:
                             yield from self._walk(Path(entry.path), path, depth + 1)
@@ -253,6 +256,14 @@ def _is_folder(entry: os.DirEntry[str], *, follow_symlinks: bool = True) -> bool
         return entry.is_dir(follow_symlinks=follow_symlinks)
     except OSError:
         return False
+
+
+def _leads_up(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to a folder that it is in: followed, every image would be in one more class."""
+    if not entry.is_symlink():
+        return False
+    inside, target = (os.path.realpath(path) for path in (os.path.dirname(entry.path), entry.path))  # noqa: PTH120
+    return Path(inside).is_relative_to(target)  # Path.resolve raises for a link to itself
 
 
 def _was_split(entry: os.DirEntry[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ from ossconsole.dataset.manifest import (
     first_names,
 )
 from ossconsole.dataset.source.archives import (
+    IMAGES_INSIDE,
+    IMAGES_INSIDE_REMEDY,
     ArchivesSource,
     FolderTree,
     TarSource,
@@ -154,7 +157,7 @@ class Layout:
         arrangement = self._arranged()
         seen = self._seen = _Seen()
         if isinstance(self._source, _ARCHIVES):
-            self._source.names.unknown = UnusedCounter("name")
+            self._source.names.begin()
         for entry in self._source.entries():
             if isinstance(entry, FolderEntry):
                 if not is_hidden(entry.path):
@@ -186,8 +189,8 @@ class Layout:
             holds = f" It holds {first_names(names, len(names))}." if names else " It is empty."
             problem = f"{folder.path} has no folder of images: neither train/ nor val/ nor class folders.{holds}"
             below = [found for name in names if name.endswith("/") for found in folder.names(name)]
-            if any(name.lower().endswith(_PARQUET) for name in (*names, *below)):
-                raise ConsoleError(f"{problem} Parquet files are not read.", remedy=_PARQUET_REMEDY)
+            if inside := next((name for name in (*names, *below) if name.lower().endswith(IMAGES_INSIDE)), ""):
+                raise ConsoleError(f"{problem} Images in {inside} are not read.", remedy=IMAGES_INSIDE_REMEDY)
             raise ConsoleError(
                 problem,
                 remedy="Put the images into train/<class>/ and val/<class>/ there, or enter a .csv of path and label.",
@@ -198,6 +201,12 @@ class Layout:
         if self._arrangement is None:
             assert self._source is not None  # noqa: S101
             tree = FolderTree(self._source.entries())
+            if tree.class_file:
+                raise ConsoleError(
+                    f"{self._source.path} holds WebDataset samples: {tree.class_file} has the class of an image. These "
+                    "labels are not read.",
+                    remedy="Unpack it, and write a .csv of path and label, or sort the images into train/<class>/.",
+                )
             self._labels = self._find_labels(tree.label_files)
             self._arrangement = arrange(tree, self._has_label) or Arrangement(rest=TRAIN)
             self._flat_val_found = _has_flat_val(tree, self._arrangement)
@@ -258,12 +267,15 @@ class Layout:
         for name in train | val:
             spelled.setdefault(name.casefold(), set()).add(name)
         alike = [" and ".join(sorted(names)) for names in spelled.values() if len(names) > 1]
-        unknown = self._source.names.unknown.groups() if isinstance(self._source, _ARCHIVES) else ()
+        names = self._source.names if isinstance(self._source, _ARCHIVES) else None
+        shards = train | val if isinstance(self._source, ArchivesSource) else set()
         return (
             *Unused.of("val class", "no training images of it", val - train if train else ()),
             *Unused.of("class", "the same name but for upper and lower case", alike),
             *seen.alike.groups(),
-            *unknown,
+            *(names.unknown.groups() if names else ()),
+            *(names.endless.groups() if names else ()),
+            *Unused.of("class", "named like a shard: is it one class?", filter(_SHARD_NAME.fullmatch, shards)),
         )
 
     def label_order(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -325,8 +337,7 @@ def _has_flat_val(tree: Tree, arrangement: Arrangement) -> bool:
 
 
 _ARCHIVES = (TarSource, ZipSource, ArchivesSource)
-_PARQUET = ".parquet"
-_PARQUET_REMEDY = "Write the images in them as files into train/<class>/, and enter that folder."
+_SHARD_NAME = re.compile(r"(?:.*[-_])?\d{4,}")
 _IN_TRAIN = "directly in train/, not in a class folder"
 _NO_LABELS = (
     f"not in a class folder, and the source has no {VAL_LABELS_NAME} in or beside it: name a file of labels with "
