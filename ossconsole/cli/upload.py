@@ -219,7 +219,7 @@ def _print_json_summary(summary: UploadSummary) -> None:
         emit("failed", path=note.path, reason=note.reason, code=note.code, request_id=note.request_id)
     for key in summary.removed:
         emit("removed", key=key, deleted=summary.pruned)
-    details = ("unchanged", "ignored", "retries", "unknown", "cancelled", "manifest")
+    details = ("unchanged", "ignored", "removed_count", "retries", "unknown", "cancelled", "manifest")
     emit("details", **{name: getattr(summary, name) for name in details})
     _print_last_line(summary.uploaded, summary.skipped, summary.failed, summary.bytes, summary.seconds)
 
@@ -295,7 +295,7 @@ def _print_summary(summary: UploadSummary) -> None:
     _print_notes("Failed", summary.failures, summary.failed)
     if summary.removed:
         what = "deleted" if summary.pruned else "still in the dataset (--prune deletes them)"
-        say(f"Missing from the source, {what}: {len(summary.removed)}")
+        say(f"Missing from the source, {what}: {summary.removed_count:,}")
     if summary.unknown:
         say(f"Objects below the prefix that are not part of the dataset: {summary.unknown}")
     if summary.manifest:
@@ -367,6 +367,9 @@ def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
         seconds = plan.bytes_to_send / settings.bandwidth
         say(f"The upload takes at least {seconds:.0f} s at the limit of {settings.bandwidth / 1e6:g} MB/s.")
     say(f"Unchanged: {plan.unchanged}. Not used: {plan.ignored}. Rejected: {plan.lost}.")
+    if plan.removed:
+        fate = "will be deleted" if settings.prune else "stay in the dataset (--prune deletes them)"
+        say(f"In the dataset and not in SRC: {counted(plan.removed, 'sample')}; they {fate}.")
     say(
         f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about CNY {plan.cny_per_month:.2f} per month "
         "(estimated, Standard LRS)."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -94,21 +95,27 @@ _FATAL_CODES = frozenset(
 class CircuitBreaker:
     """Ends a job when a failed request means that every other request would fail too; safe from any thread."""
 
-    def __init__(self, max_unanswered: int = 8) -> None:
-        """`max_unanswered` requests in a row without any answer are too many."""
+    def __init__(self, max_unanswered: int = 8, max_denied: float = math.inf) -> None:
+        """`max_unanswered` requests in a row without any answer are too many.
+
+        So are `max_denied` refusals for want of a permission before any request got through.
+        """
         self._max_unanswered = max_unanswered
-        self._unanswered = 0
+        self._max_denied = max_denied
+        self._unanswered = self._denied = 0
 
     def succeeded(self) -> None:
         """A request got through."""
         self._unanswered = 0
+        self._max_denied = math.inf
 
     def check(self, error: StorageError) -> None:
         """Raises `error`, which has used up its retries, unless it concerns its own object alone."""
         if error.code in _FATAL_CODES or error.throttled:
             raise error
         self._unanswered = self._unanswered + 1 if error.status == 0 and error.retriable else 0
-        if self._unanswered >= self._max_unanswered:
+        self._denied += error.code == "AccessDenied"
+        if self._unanswered >= self._max_unanswered or self._denied >= self._max_denied:
             raise error
 
 

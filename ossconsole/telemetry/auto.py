@@ -102,7 +102,7 @@ class AutoCompare:
         self._conclude("ended", f", {why}", view.comparison)
 
     def stay_on(self, view: RunView) -> EndpointKind | None:
-        """The endpoint to stay on where the comparison ends now; None where the run is on it, or about to switch to it."""
+        """The endpoint to stay on where it ends now; None where the run is on it, or switches to it."""
         wanted = view.comparison.faster or self._first
         return None if wanted is (self._asked or view.endpoint) else wanted
 

@@ -96,6 +96,17 @@ def test_class_folders_may_be_links_and_links_do_not_loop(tmp_path: Path) -> Non
     assert set(planned(tmp_path)) == {"train/ants/1.jpg", "train/bees/2.jpg"}
 
 
+def test_a_class_folder_that_leads_to_its_own_folder_is_no_class(tmp_path: Path) -> None:
+    write(tmp_path, "train/ants/1.jpg")
+    for name, target in (("self", "."), ("top", "../.."), ("same", "ants")):
+        (tmp_path / "train" / name).symlink_to(target)
+    assert set(planned(tmp_path)) == {"train/ants/1.jpg", "train/same/1.jpg"}
+    assert {path: item.lost for path, item in skipped(tmp_path).items()} == {"train/self": False, "train/top": False}
+    folder = FolderSource(tmp_path)
+    folder.starts = ["train"]
+    assert sum(folder.counts()) == len(list(Layout(tmp_path).items()))
+
+
 def test_the_tutorials_flat_val_with_its_label_files_beside_the_folder(tmp_path: Path) -> None:
     write(tmp_path, "dataset/train/n02/a.JPEG", "dataset/val/V1.JPEG", "dataset/val/V9.JPEG")
     (tmp_path / "ILSVRC2012_val_labels.json").write_text('{"V1.JPEG": "n01"}', encoding="utf-8-sig")
@@ -230,6 +241,51 @@ def test_a_damaged_header_in_an_archive_is_an_error_and_no_end(tmp_path: Path) -
         list(Layout(path).items())
 
 
+@pytest.mark.parametrize("nested", [False, True], ids=["archive", "archive in an archive"])
+def test_an_archive_that_ends_between_two_files_is_told(tmp_path: Path, nested: bool) -> None:
+    """Where a download was cut off there, nothing else says so."""
+    path = tmp_path / "pictures.tar"
+    cut = WHOLE[:1536]
+    path.write_bytes(cut)
+    if nested:
+        with tarfile.open(path, "w") as tar:
+            info = tarfile.TarInfo("train/ants.tar")
+            info.size = len(cut)
+            tar.addfile(info, io.BytesIO(cut))
+    layout = Layout(path)
+    for _ in range(2):
+        assert len(list(layout.items())) == 1
+        (caution,) = [str(found) for found in layout.cautions]
+        assert caution.startswith("1 archive (without an end mark")
+    path.write_bytes(WHOLE)
+    layout = Layout(path)
+    list(layout.items())
+    assert layout.cautions == ()
+
+
+def archive_of_names(path: Path, *names: str) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            tar.addfile(info, io.BytesIO(b"x"))
+
+
+def test_shards_of_other_programs_do_not_become_classes_in_silence(tmp_path: Path) -> None:
+    for number in range(2):
+        archive_of_names(tmp_path / f"train-{number:06}.tar", f"{number}.jpg", f"{number}.cls")
+    for source in (tmp_path, tmp_path / "train-000000.tar"):
+        with pytest.raises(ConsoleError, match=r"WebDataset samples: .*0\.cls"):
+            Layout(source).describe()
+    for number in range(2):
+        archive_of_names(tmp_path / f"train-{number:06}.tar", f"{number}.jpg", f"{number}.txt")
+    layout = Layout(tmp_path)
+    list(layout.items())
+    assert [str(found) for found in layout.cautions] == [
+        "2 classes (named like a shard: is it one class?): train-000000, train-000001"
+    ]
+
+
 def damaged_zip(old: bytes, new: bytes) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as zipped:
@@ -245,8 +301,9 @@ def damaged_zip(old: bytes, new: bytes) -> bytes:
         ("name.zip", damaged_zip("ä".encode(), b"\x8d\x8d")),  # in cp932, marked as UTF-8
         ("version.zip", damaged_zip(b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\xff")),
         ("cut.tar.gz", gzip.compress(WHOLE)[:3]),
+        ("cut.zip", damaged_zip(b"PK", b"PK")[:60]),
     ],
-    ids=["name", "version", "cut"],
+    ids=["name", "version", "cut", "cut zip"],
 )
 def test_an_archive_that_pythons_modules_do_not_expect_is_an_error(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
@@ -260,6 +317,8 @@ def test_an_archive_that_pythons_modules_do_not_expect_is_an_error(tmp_path: Pat
         ("table.csv", "pictures/a.jpg,10\npictures/b.jpg,9,val\n\n"),
         ("table.csv", "\ufeffLabel,Path,Split\n10,pictures/a.jpg,train\n9,pictures/b.jpg,val\n"),
         ("table.csv", "./pictures/a.jpg,10\npictures//b.jpg,9,val\n"),
+        ("table.csv", "path;label;split\npictures/a.jpg;10;train\npictures/b.jpg;9;val\n"),  # Excel's in Germany
+        ("table.csv", "photo,species,split\npictures/a.jpg,10\npictures/b.jpg,9,val\n"),
         ("table.tsv", "path\tclass\tsubset\npictures/a.jpg\t10\ttrain\npictures/b.jpg\t9\tval\n"),
     ],
 )
@@ -284,6 +343,16 @@ def test_every_bad_line_of_a_table_is_reported_where_it_is(tmp_path: Path) -> No
     assert set(found) == {"t.csv:2", "gone.jpg", "t.csv:4", "t.csv:5", "../up.jpg", "t.csv:7"}
     assert {name for name, item in found.items() if not item.lost} == {"t.csv:4"}  # a test split
     assert len(planned(tmp_path / "t.csv")) == 1
+
+
+def test_a_table_names_what_is_no_file_and_reads_none_of_it(tmp_path: Path) -> None:
+    write(tmp_path, "pictures/a.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "t.csv").write_text("path,label\npictures,x\npipe.jpg,x\n/dev/zero,x\n")
+    layout = Layout(tmp_path / "t.csv")
+    found = {item.path: item.reason for item in layout.items() if isinstance(item, SkippedFile) and item.lost}
+    assert found == {"pictures": "a folder", "pipe.jpg": "a named pipe", "/dev/zero": "a device"}
+    assert "path,label" in layout.advice
 
 
 def test_a_table_that_is_not_text_is_an_error(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -104,6 +105,67 @@ def test_removed_files_are_reported_and_pruned_when_asked(
     assert (pruned.removed, pruned.pruned, pruned.uploaded) == (("train/ants/0.u8",), True, 0)
     assert bucket(store, profile.dataset_prefix) == wanted(source, settings_for(source).preprocessing)
     check_manifest_is_the_bucket(store, profile.dataset_prefix)
+
+
+@pytest.mark.parametrize("hidden", ["train/wasps", "train"], ids=["class", "split"])
+def test_what_cannot_be_reached_for_a_while_is_not_pruned(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path, hidden: str
+) -> None:
+    mounted = source.parent / "mounted"
+    (source / "train/ants").rename(mounted)
+    (source / "train/wasps").symlink_to(mounted)
+    if hidden == "train":
+        (source / "train").rename(source.parent / "all")
+        (source / "train").symlink_to(source.parent / "all")
+    upload(profile, sandboxed_bucket.owner, settings_for(source))
+    before = bucket(store, profile.dataset_prefix)
+    target = (source / hidden).resolve()
+    target.rename(source.parent / "elsewhere")  # as where a disk is not mounted
+    summary = upload(profile, sandboxed_bucket.owner, settings_for(source, prune=True))
+    assert [failure.path for failure in summary.failures] == [hidden]
+    assert (summary.removed, summary.failed) == ((), 1)
+    assert bucket(store, profile.dataset_prefix) == before
+    check_manifest_is_the_bucket(store, profile.dataset_prefix)
+    (source.parent / "elsewhere").rename(target)
+    assert upload(profile, sandboxed_bucket.owner, settings_for(source, prune=True)).unchanged == 8
+
+
+def test_objects_that_no_upload_wrote_are_never_replaced(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path
+) -> None:
+    prefix = profile.dataset_prefix
+    originals = {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*.jpg")}
+    for key, data in originals.items():
+        store.put(f"{prefix}/{key}", data)
+    settings = settings_for(source, SampleFormat.IMAGE_JPEG)
+    for _ in range(2):  # nor by the next attempt, whose journal is not empty
+        with pytest.raises(PrefixTakenError, match="was not replaced"):
+            upload(profile, sandboxed_bucket.owner, settings)
+    plan = plan_upload(profile, sandboxed_bucket.owner, settings)
+    assert ["no upload of this machine wrote" in str(caution) for caution in plan.cautions] == [True]
+    assert bucket(store, prefix) == originals
+    kept = upload(
+        profile, sandboxed_bucket.owner, settings_for(source, SampleFormat.IMAGE_JPEG, size=0, originals=True)
+    )
+    assert (kept.uploaded, kept.unchanged) == (0, 8)
+    changed = source / "train/ants/0.jpg"
+    changed.write_bytes(jpeg(70))  # by now the samples are those of uploads
+    again = upload(
+        profile, sandboxed_bucket.owner, settings_for(source, SampleFormat.IMAGE_JPEG, size=0, originals=True)
+    )
+    assert (again.uploaded, again.unchanged) == (1, 7)
+
+
+def test_more_removed_files_than_are_named_are_counted(
+    sandboxed_bucket: Sandboxed, profile: Profile, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ossconsole.dataset.upload.job.KEPT_FAILURES", 2)
+    upload(profile, sandboxed_bucket.owner, settings_for(source))
+    shutil.rmtree(source / "train/ants")
+    plan = plan_upload(profile, sandboxed_bucket.owner, settings_for(source))
+    assert (plan.unchanged, plan.removed) == (5, 3)
+    summary = upload(profile, sandboxed_bucket.owner, settings_for(source))
+    assert (len(summary.removed), summary.removed_count) == (2, 3)
 
 
 def test_the_prefix_of_an_upload_may_be_the_uri_of_a_folder_of_the_bucket(profile: Profile, source: Path) -> None:
@@ -365,8 +427,22 @@ def test_a_wrong_secret_ends_it_at_once(sandboxed_bucket: Sandboxed, profile: Pr
 def test_a_key_that_may_not_write_fails_every_sample_by_name(
     sandboxed_bucket: Sandboxed, profile: Profile, source: Path
 ) -> None:
-    with pytest.raises(ConsoleError, match="8 failed"):
+    with pytest.raises(ConsoleError, match=r"8 failed.*AccessDenied while writing") as caught:
         upload(profile, sandboxed_bucket.keys["read-only"], settings_for(source))
+    assert "train/<class>/" not in str(caught.value)  # its layout is not the problem
+
+
+def test_a_key_that_may_not_write_ends_a_long_upload_early(
+    sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ossconsole.dataset.upload.pipeline.MAX_DENIED", 3)
+    job = create_upload(
+        profile, sandboxed_bucket.keys["read-only"], settings_for(make_pictures(tmp_path / "many", train=60))
+    )
+    job.start()
+    with pytest.raises(StorageError, match="AccessDenied"):
+        job.result(WAIT_S)
+    assert job.progress().failed < 20
 
 
 def test_a_dead_endpoint_says_so(sandboxed_bucket: Sandboxed, profile: Profile, source: Path) -> None:
@@ -431,6 +507,33 @@ def test_cancel_works_while_paused_and_before_anything_was_sent(
     job.start()
     job.cancel()
     assert job.result(WAIT_S).cancelled
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"fmt": SampleFormat.IMAGE_JPEG, "size": 0, "originals": True}, {"per_shard": 2}],
+    ids=["prepared", "originals", "shards"],
+)
+def test_cancel_does_not_wait_for_a_file_that_cannot_be_read_to_its_end(
+    sandboxed_bucket: Sandboxed,
+    profile: Profile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: dict[str, object],
+) -> None:
+    """As on a disk of the network that hangs. Nobody writes into the pipe, and only a test takes it for a file."""
+    monkeypatch.setattr("ossconsole.dataset.upload.pipeline.LAST_ANSWERS_S", 0.1)
+    monkeypatch.setattr("ossconsole.dataset.source.table.stat", SimpleNamespace(S_ISREG=lambda _mode: True))
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    (tmp_path / "table.csv").write_text("pipe.jpg,ants\n")
+    job = create_upload(profile, sandboxed_bucket.owner, settings_for(tmp_path / "table.csv", **how))  # type: ignore[arg-type]
+    job.start()
+    wait_until(lambda: any(job.progress().workers))
+    job.cancel()
+    assert job.wait(WAIT_S)
+    assert job.progress().phase is Phase.CANCELLED
+    os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))  # ends the thread that reads an original
 
 
 def test_knobs_turn_while_it_runs(sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path) -> None:

@@ -153,6 +153,18 @@ def test_the_breaker_opens_after_a_run_of_unanswered_requests() -> None:
         breaker.check(FAILURE)
 
 
+def test_the_breaker_opens_where_nothing_is_permitted_and_not_where_something_was() -> None:
+    denied = StorageError("no", status=403, code="AccessDenied")
+    breaker = CircuitBreaker(max_denied=2)
+    breaker.check(denied)
+    with pytest.raises(StorageError, match="no"):
+        breaker.check(denied)
+    breaker = CircuitBreaker(max_denied=2)
+    breaker.succeeded()
+    for _ in range(3):
+        breaker.check(denied)
+
+
 @pytest.mark.parametrize(
     "error", [throttled(), StorageError("unknown key", status=403, code="InvalidAccessKeyId")], ids=["throttled", "key"]
 )

@@ -266,6 +266,7 @@ class ShardBuilder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._job.on_cancel = lambda: None
         for worker in self._workers:
             worker.close()
         if self._processes:
@@ -322,5 +323,7 @@ class ShardBuilder:
     def _worker(self, number: int) -> Worker | InlineWorker:
         if not self._processes:
             self._processes = PrepareProcesses(self._job.settings.preprocessing, self._count)
+            self._job.on_cancel = self._processes.abort
+            self._job.check_cancelled()
             self._workers = [self._processes.worker() for _ in range(self._count)]
         return self._workers[number]

@@ -35,7 +35,7 @@ from ossconsole.dataset.source.files import SkippedFile
 from ossconsole.dataset.source.layout import Layout
 from ossconsole.dataset.upload.job import PrefixTakenError, UploadJob, UploadSettings, check_prefix
 from ossconsole.dataset.upload.journal import JournalError, JournalLock, PlanAction, journal_path
-from ossconsole.dataset.upload.pipeline import LAST_ANSWERS_S
+from ossconsole.dataset.upload.pipeline import LAST_ANSWERS_S, MAX_DENIED
 from ossconsole.dataset.upload.progress import PLAN_ENDED, PLANNED, Counts, Phase
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
@@ -85,7 +85,7 @@ class ShardUpload(UploadJob):
         self._objects: dict[str, ObjectSummary] = {}
         self._states: set[ShardUploadState] = set()  # only those under way: each has all rows of its tar
         self._log_lock = threading.Lock()
-        self._breaker = CircuitBreaker()
+        self._breaker = CircuitBreaker(max_denied=MAX_DENIED)
 
     def work(self) -> None:
         """Uploads all shards and their list. Raises Cancelled, ConsoleError."""

@@ -16,8 +16,10 @@ from ossconsole.dataset.labels import LABEL_FILE_NAMES, MAX_LABEL_FILE_BYTES, fi
 from ossconsole.dataset.manifest import UnusedCounter
 from ossconsole.dataset.source.arrangement import FolderContents
 from ossconsole.dataset.source.files import (
+    ARCHIVE_SUFFIXES,
     MAX_FILE_BYTES,
     MAX_LISTED_IMAGES,
+    TAR_SUFFIXES,
     BytesLocation,
     Entry,
     FolderEntry,
@@ -27,14 +29,12 @@ from ossconsole.dataset.source.files import (
     SpanLocation,
     UnreadableEntry,
     ZipLocation,
+    folder_of,
     is_hidden,
     is_image_name,
     read_location,
     source_problem,
 )
-
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, ".zip")
 
 _FORGET_TAR_MEMBERS_EVERY = 1000
 _MAX_PARTS = 64  # of a path; longer ones are no images of a class
@@ -43,6 +43,14 @@ _UTF8_FLAG = 0x800  # of a zip's member: its name is UTF-8
 _INNER = "an archive in the archive: unpack the outer one, then upload the folder"
 _INNER_DAMAGED = "an archive in the archive that is cut off or damaged: fetch it again, then upload"
 _NOT_UTF8 = "its name is not UTF-8: give the encoding with --names, for example --names cp932 or gb18030"
+_NO_END = "without an end mark, as where a download was cut off: files may be missing"
+_NO_LIST = "the list of its files, which ends it, is missing or damaged"
+_FETCH_AGAIN = "Fetch the archive again."
+IMAGES_INSIDE = (".parquet", ".arrow", ".tfrecord", ".tfrecords", ".lmdb", ".h5", ".hdf5")
+"""The endings of files that hold images and are not read."""
+
+IMAGES_INSIDE_REMEDY = "Write the images in them as files into train/<class>/, and enter that folder."
+_CLASS_SUFFIX = ".cls"  # WebDataset's file with the class of the image beside it
 UNKNOWN_ENCODING = "not UTF-8; read as cp437. If they look wrong, give --names, for example --names cp932 or gb18030"
 """The caution about names of a zip."""
 
@@ -61,14 +69,21 @@ def open_source(path: Path, names: str = "") -> ImageSource:
         return ZipSource(path, decoder)
     if path.name.lower().endswith(TAR_SUFFIXES):
         return TarSource(path, decoder)
+    if path.name.lower().endswith(".zip"):
+        raise ConsoleError(f"{path} cannot be read: {_NO_LIST}.", remedy=_FETCH_AGAIN)
     raise ConsoleError(
         f"{path} is not a folder, a .tar, a .tar.gz or a .zip.",
-        remedy="Enter a folder with train/<class>/, an archive of one, or a .csv or .tsv of path and label.",
+        remedy=IMAGES_INSIDE_REMEDY
+        if path.name.lower().endswith(IMAGES_INSIDE)
+        else "Enter a folder with train/<class>/, an archive of one, or a .csv or .tsv of path and label.",
     )
 
 
 class NameDecoder:
-    """Decodes names of files in archives. `unknown` counts those whose encoding had to be guessed."""
+    """Decodes names of files in archives. `unknown` counts those whose encoding had to be guessed.
+
+    The archives of a source share it. `endless` counts those whose last file may not be their last.
+    """
 
     def __init__(self, encoding: str) -> None:
         """Raises SettingsError when Python does not know the encoding."""
@@ -80,7 +95,11 @@ class NameDecoder:
                 f"{encoding!r} is not an encoding.",
                 remedy="Use cp932 (Japanese), gb18030 (Chinese) or euc_kr (Korean).",
             ) from error
-        self.unknown = UnusedCounter("name")
+        self.begin()
+
+    def begin(self) -> None:
+        """Counts from zero."""
+        self.unknown, self.endless = UnusedCounter("name"), UnusedCounter("archive")
 
     def of_tar(self, name: str) -> str:
         """A name as tarfile gives it; one that cannot be decoded keeps its surrogates."""
@@ -121,6 +140,8 @@ class FolderTree:
         """Raises ConsoleError when the archive cannot be read."""
         self.label_files: dict[str, bytes] = {}
         """The content of the files that are named as label files, by path."""
+        self.class_file = ""
+        """A file that has the class of the image beside it, as in a WebDataset; "" where there is none."""
         self._folders: dict[str, set[str]] = {"": set()}
         self._images: dict[str, list[str]] = {}
         for entry in entries:
@@ -138,6 +159,8 @@ class FolderTree:
     def _add(self, file: SourceFile) -> None:
         folder, _, name = file.path.rpartition("/")
         self._folder(folder)
+        if name.endswith(_CLASS_SUFFIX):
+            self.class_file = self.class_file or file.path
         images = self._images.setdefault(folder, [])
         if len(images) < MAX_LISTED_IMAGES and is_image_name(name):
             images.append(name)
@@ -167,12 +190,13 @@ class TarSource:
             if self.countable:
                 with self.path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
                     yield from self._members(archive)
-                    _check_end(archive)
+                    if not _has_end(archive):
+                        self.names.endless.add(self.path.name, _NO_END)
             else:
                 with _open_compressed(self.path) as archive:
                     yield from self._members(archive)
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
+            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy=_FETCH_AGAIN) from error
 
     def read(self, name: str) -> bytes | None:
         """As ImageSource.read: from beside the archive."""
@@ -203,7 +227,8 @@ class TarSource:
                     if not member.isdir():
                         name = _in_folder(path, _relative(self.names.of_tar(member.name)))
                         yield self._entry(inner, member, name, start=outer.offset_data)
-                _check_end(inner)
+                if not _has_end(inner):
+                    self.names.endless.add(path, _NO_END)
         except tarfile.ReadError:
             yield UnreadableEntry(path, problem)
 
@@ -225,13 +250,18 @@ class TarSource:
         return SourceFile(path, member.size, mtime_ns, BytesLocation(stream.read() if stream else b""))
 
 
-def _check_end(archive: tarfile.TarFile) -> None:
-    """Raises ReadError where reading ended at a damaged header: tarfile takes it for the end of an archive."""
+def _has_end(archive: tarfile.TarFile) -> bool:
+    """Whether the archive ends with the empty blocks that end one.
+
+    Raises ReadError where reading ended at a damaged header: tarfile takes it for the end of an archive.
+    """
     file = archive.fileobj
     assert file is not None  # noqa: S101
     file.seek(archive.offset)
-    if any(file.read(tarfile.BLOCKSIZE)):
+    block = file.read(tarfile.BLOCKSIZE)
+    if any(block):
         raise tarfile.ReadError(f"the header at byte {archive.offset} is damaged")
+    return bool(block)
 
 
 def _is_plain_tar(path: Path) -> bool:
@@ -276,7 +306,7 @@ class ZipSource:
                     else:
                         yield self._entry(member, name)
         except _DAMAGED_ZIP as error:
-            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
+            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy=_FETCH_AGAIN) from error
 
     def read(self, name: str) -> bytes | None:
         """As ImageSource.read: from beside the archive."""
@@ -318,7 +348,10 @@ def archives_in(folder: FolderSource, names: str) -> ArchivesSource | None:
     for name in folder.names():
         path = folder.path / name
         if name.lower().endswith(ARCHIVE_SUFFIXES) and not is_hidden(name) and path.is_file():
-            found.append(ZipSource(path, decoder) if zipfile.is_zipfile(path) else TarSource(path, decoder))
+            archive = open_source(path, names)
+            assert isinstance(archive, TarSource | ZipSource)  # noqa: S101
+            archive.names = decoder
+            found.append(archive)
     return ArchivesSource(folder.path, found) if found else None
 
 
@@ -335,9 +368,7 @@ def _folder_entry(name: str) -> Iterator[FolderEntry]:
 
 def _in_folder(archive: str, path: str) -> str:
     """The path in a folder with the archive's name, unless the archive has a folder of that name at its top."""
-    folder = archive
-    for suffix in ARCHIVE_SUFFIXES:
-        folder = folder[: -len(suffix)] if folder.lower().endswith(suffix) else folder
+    folder = folder_of(archive)
     name = folder.rpartition("/")[2]
     return f"{folder[: -len(name)]}{path}" if path == name or path.startswith(f"{name}/") else f"{folder}/{path}"
 

@@ -19,7 +19,7 @@ import msgspec
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.labels import find_label_file
 from ossconsole.dataset.manifest import key_problem
-from ossconsole.dataset.source.arrangement import FolderContents
+from ossconsole.dataset.source.arrangement import SPLIT_NAMES, FolderContents
 
 if TYPE_CHECKING:
     import zipfile
@@ -89,6 +89,9 @@ IMAGE_SUFFIXES = frozenset(
 )
 """The extensions of image files: torchvision.datasets.folder.IMG_EXTENSIONS, and those that a codec may read."""
 
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, ".zip")
+
 HIDDEN_FOLDER = "a hidden folder, or one of a tool"
 
 _HIDDEN = re.compile(
@@ -106,6 +109,13 @@ def is_image_name(name: str) -> bool:
     """Whether a file name has an image's extension and is not hidden (`._cat.jpg` has a Mac's file attributes)."""
     stem, dot, suffix = name.rpartition(".")
     return bool(stem) and dot + suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def folder_of(archive: str) -> str:
+    """The name of the folder that stands for an archive: its own without the ending."""
+    for suffix in ARCHIVE_SUFFIXES:
+        archive = archive[: -len(suffix)] if archive.lower().endswith(suffix) else archive
+    return archive
 
 
 class SourceFile(msgspec.Struct, frozen=True, gc=False):
@@ -165,7 +175,7 @@ class FolderSource:
         try:
             with os.scandir(self.path / folder) as found:
                 for entry in found:
-                    if _is_folder(entry):
+                    if _is_folder(entry) or _was_split(entry):
                         if not is_hidden(entry.name):
                             folders.append(entry.name)
                     elif len(images) < MAX_LISTED_IMAGES and is_image_name(entry.name):
@@ -197,7 +207,8 @@ class FolderSource:
             with os.scandir(folder) as entries:
                 folders, files = [], 0
                 for entry in entries:
-                    if _is_folder(entry, follow_symlinks=depth == 0) and not is_hidden(entry.name):
+                    followed = depth == 0 and not _leads_up(entry)
+                    if _is_folder(entry, follow_symlinks=followed) and not is_hidden(entry.name):
                         folders.append(Path(entry.path))
                     else:
                         files += 1
@@ -225,14 +236,16 @@ class FolderSource:
                 path = f"{relative}/{entry.name}" if relative else entry.name
                 try:
                     if entry.is_dir(follow_symlinks=depth == 0):
-                        if is_hidden(entry.name):
+                        if depth == 0 and _leads_up(entry):
+                            yield UnreadableEntry(path, "a symbolic link to a folder that it is in", lost=False)
+                        elif is_hidden(entry.name):
                             yield UnreadableEntry(f"{path}/", HIDDEN_FOLDER, lost=False)
                         elif depth < _MAX_DEPTH:
                             yield from self._walk(Path(entry.path), path, depth + 1)
                         else:
                             yield UnreadableEntry(path, f"a folder below {_MAX_DEPTH} others")
                         continue
-                    yield _file_entry(entry, path)
+                    yield _file_entry(entry, path, lost=depth == 0 and entry.is_symlink())
                 except OSError as error:
                     yield UnreadableEntry(path, f"{error.strerror}")
 
@@ -245,13 +258,27 @@ def _is_folder(entry: os.DirEntry[str], *, follow_symlinks: bool = True) -> bool
         return False
 
 
-def _file_entry(entry: os.DirEntry[str], path: str) -> SourceFile | UnreadableEntry:
+def _leads_up(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to a folder that it is in: followed, every image would be in one more class."""
+    if not entry.is_symlink():
+        return False
+    inside, target = (os.path.realpath(path) for path in (os.path.dirname(entry.path), entry.path))  # noqa: PTH120
+    return Path(inside).is_relative_to(target)  # Path.resolve raises for a link to itself
+
+
+def _was_split(entry: os.DirEntry[str]) -> bool:
+    """Whether it is the link of a split that leads nowhere now: `entries` names it."""
+    return entry.name.lower() in SPLIT_NAMES and entry.is_symlink() and not Path(entry.path).exists()
+
+
+def _file_entry(entry: os.DirEntry[str], path: str, *, lost: bool) -> SourceFile | UnreadableEntry:
+    """`lost` says whether what is no file should be a class folder, as it is a link among them."""
     try:
         is_file = entry.is_file()
     except OSError:  # a loop of links
         is_file = False
     if not is_file:
-        return UnreadableEntry(path, not_a_file(entry.path), lost=False)
+        return UnreadableEntry(path, not_a_file(entry.path), lost=lost)
     status = entry.stat()
     return SourceFile(path, status.st_size, status.st_mtime_ns, PathLocation(entry.path))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,7 +33,8 @@ from ossconsole.dataset.manifest import (
     first_names,
 )
 from ossconsole.dataset.source.archives import (
-    ARCHIVE_SUFFIXES,
+    IMAGES_INSIDE,
+    IMAGES_INSIDE_REMEDY,
     ArchivesSource,
     FolderTree,
     TarSource,
@@ -42,6 +44,7 @@ from ossconsole.dataset.source.archives import (
 )
 from ossconsole.dataset.source.arrangement import Arrangement, Tree, arrange, wordnet_class
 from ossconsole.dataset.source.files import (
+    ARCHIVE_SUFFIXES,
     HIDDEN_FOLDER,
     FolderEntry,
     FolderSource,
@@ -56,7 +59,7 @@ from ossconsole.dataset.source.files import (
     planned_sample,
     source_problem,
 )
-from ossconsole.dataset.source.table import TABLE_SUFFIXES, ImageTable
+from ossconsole.dataset.source.table import TABLE_ADVICE, TABLE_SUFFIXES, ImageTable
 
 _ADVICE = "Put images into train/<class>/ and val/<class>/."
 _ADVICE_LABELS = (
@@ -103,8 +106,8 @@ class Layout:
         """Classes, folders and label files that no sample uses; known once `items` has ended."""
         self.cautions: tuple[Unused, ...] = ()
         """Names that may be a mistake; known once `items` has ended."""
-        self.advice = _ADVICE
-        """The remedy when there is no sample; known once `items` has ended."""
+        self.advice = TABLE_ADVICE if self._table else _ADVICE
+        """The remedy when no file is a sample, "" when some are; known once `items` has ended."""
 
     @property
     def countable(self) -> bool:
@@ -145,13 +148,16 @@ class Layout:
 
     def _files(self) -> Iterator[PlanItem]:
         if self._table:
-            yield from self._table.items()
+            for item in self._table.items():
+                if isinstance(item, PlannedSample):
+                    self.advice = ""
+                yield item
             return
         assert self._source is not None  # noqa: S101
         arrangement = self._arranged()
         seen = self._seen = _Seen()
         if isinstance(self._source, _ARCHIVES):
-            self._source.names.unknown = UnusedCounter("name")
+            self._source.names.begin()
         for entry in self._source.entries():
             if isinstance(entry, FolderEntry):
                 if not is_hidden(entry.path):
@@ -183,8 +189,8 @@ class Layout:
             holds = f" It holds {first_names(names, len(names))}." if names else " It is empty."
             problem = f"{folder.path} has no folder of images: neither train/ nor val/ nor class folders.{holds}"
             below = [found for name in names if name.endswith("/") for found in folder.names(name)]
-            if any(name.lower().endswith(_PARQUET) for name in (*names, *below)):
-                raise ConsoleError(f"{problem} Parquet files are not read.", remedy=_PARQUET_REMEDY)
+            if inside := next((name for name in (*names, *below) if name.lower().endswith(IMAGES_INSIDE)), ""):
+                raise ConsoleError(f"{problem} Images in {inside} are not read.", remedy=IMAGES_INSIDE_REMEDY)
             raise ConsoleError(
                 problem,
                 remedy="Put the images into train/<class>/ and val/<class>/ there, or enter a .csv of path and label.",
@@ -195,6 +201,12 @@ class Layout:
         if self._arrangement is None:
             assert self._source is not None  # noqa: S101
             tree = FolderTree(self._source.entries())
+            if tree.class_file:
+                raise ConsoleError(
+                    f"{self._source.path} holds WebDataset samples: {tree.class_file} has the class of an image. These "
+                    "labels are not read.",
+                    remedy="Unpack it, and write a .csv of path and label, or sort the images into train/<class>/.",
+                )
             self._labels = self._find_labels(tree.label_files)
             self._arrangement = arrange(tree, self._has_label) or Arrangement(rest=TRAIN)
             self._flat_val_found = _has_flat_val(tree, self._arrangement)
@@ -246,7 +258,7 @@ class Layout:
         """What is in the folder of train/ and val/ besides them, folders with a slash."""
         if not isinstance(self._source, FolderSource) or arrangement.rest:
             return []
-        used = (*LABEL_FILE_NAMES, *(f"{name}/" for name in arrangement.splits))
+        used = (*LABEL_FILE_NAMES, *arrangement.splits, *(f"{name}/" for name in arrangement.splits))
         return [name for name in self._source.names(arrangement.root) if name not in used]
 
     def _cautions(self, seen: _Seen) -> tuple[Unused, ...]:
@@ -255,12 +267,15 @@ class Layout:
         for name in train | val:
             spelled.setdefault(name.casefold(), set()).add(name)
         alike = [" and ".join(sorted(names)) for names in spelled.values() if len(names) > 1]
-        unknown = self._source.names.unknown.groups() if isinstance(self._source, _ARCHIVES) else ()
+        names = self._source.names if isinstance(self._source, _ARCHIVES) else None
+        shards = train | val if isinstance(self._source, ArchivesSource) else set()
         return (
             *Unused.of("val class", "no training images of it", val - train if train else ()),
             *Unused.of("class", "the same name but for upper and lower case", alike),
             *seen.alike.groups(),
-            *unknown,
+            *(names.unknown.groups() if names else ()),
+            *(names.endless.groups() if names else ()),
+            *Unused.of("class", "named like a shard: is it one class?", filter(_SHARD_NAME.fullmatch, shards)),
         )
 
     def label_order(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -322,8 +337,7 @@ def _has_flat_val(tree: Tree, arrangement: Arrangement) -> bool:
 
 
 _ARCHIVES = (TarSource, ZipSource, ArchivesSource)
-_PARQUET = ".parquet"
-_PARQUET_REMEDY = "Write the images in them as files into train/<class>/, and enter that folder."
+_SHARD_NAME = re.compile(r"(?:.*[-_])?\d{4,}")
 _IN_TRAIN = "directly in train/, not in a class folder"
 _NO_LABELS = (
     f"not in a class folder, and the source has no {VAL_LABELS_NAME} in or beside it: name a file of labels with "
@@ -390,6 +404,8 @@ class _Seen:
 
     @property
     def advice(self) -> str:
+        if self.used:
+            return ""
         if self.unlabelled:
             return _ADVICE_LABELS
-        return _ADVICE_CLASS if self.images_outside and not self.used else _ADVICE
+        return _ADVICE_CLASS if self.images_outside else _ADVICE

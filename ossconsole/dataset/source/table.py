@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import posixpath
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +13,31 @@ import msgspec
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import TRAIN
 from ossconsole.dataset.source.arrangement import SPLIT_NAMES, UNUSED_SPLITS
-from ossconsole.dataset.source.files import PathLocation, PlanItem, SkippedFile, SourceFile, planned_sample
+from ossconsole.dataset.source.files import (
+    PathLocation,
+    PlanItem,
+    SkippedFile,
+    SourceFile,
+    is_image_name,
+    not_a_file,
+    planned_sample,
+)
 
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 """The delimiter by the ending of the file."""
 
-_PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path")
-_LABEL_COLUMNS = ("label", "class", "class_name", "category")
+TABLE_ADVICE = (
+    "Begin the table with the line path,label or path,label,split. Each path leads from the table's folder to an "
+    "image, with its ending: img/1.jpg,cat"
+)
+_OTHER_DELIMITERS = (";", "\t")
+"""What programs write to a .csv where the comma is the decimal point."""
+
+_PATH_COLUMNS = (
+    *("path", "file", "filename", "file_name", "filepath", "file_path"),
+    *("image", "image_path", "image_name", "img", "img_path", "img_name"),
+)
+_LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
 _SPLIT_COLUMNS = ("split", "subset")
 
 
@@ -32,18 +51,29 @@ class ImageTable:
     def items(self) -> Iterator[PlanItem]:
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as file:
-                rows = csv.reader(file, delimiter=self._delimiter)
+                rows = csv.reader(file, delimiter=self._delimiter_of(file.readline()))
+                file.seek(0)
                 columns: _Columns | None = None
                 for row in rows:
                     if not row:
                         continue
                     if columns is None:
                         columns = _Columns.of(row)
-                        if columns.named:
+                        if columns.named or self._is_header(row):
                             continue
                     yield self._item(row, columns, rows.line_num)
         except (csv.Error, UnicodeDecodeError, OSError) as error:
             raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Save it as a UTF-8 table.") from error
+
+    def _delimiter_of(self, line: str) -> str:
+        """The delimiter that the first line has, if it is not that of the file's ending."""
+        found = (each for each in _OTHER_DELIMITERS if each in line and self._delimiter not in line)
+        return next(found, self._delimiter)
+
+    def _is_header(self, row: list[str]) -> bool:
+        """Whether the first line has other names of columns than those known: no image has them."""
+        name = row[0].strip()
+        return not is_image_name(posixpath.basename(name)) and not (self.path.parent / name).exists()
 
     def _item(self, row: list[str], columns: _Columns, line: int) -> PlanItem:
         where = f"{self.path.name}:{line}"
@@ -62,6 +92,8 @@ class ImageTable:
             status = path.stat()
         except (OSError, ValueError) as error:
             return SkippedFile(name, getattr(error, "strerror", None) or "not a file name", lost=True)
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may have no end
+            return SkippedFile(name, "a folder" if path.is_dir() else not_a_file(str(path)), lost=True)
         file = SourceFile(name, status.st_size, status.st_mtime_ns, PathLocation(str(path)))
         below = posixpath.normpath(name).lstrip("/")  # `find .` writes ./a.jpg
         return planned_sample(file, f"{split}/{label}/{below}", split, label)

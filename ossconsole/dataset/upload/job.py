@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -118,9 +119,9 @@ class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The result of an upload. Counts are of files: `uploaded + skipped + failed` are all files of the source.
 
     `skipped` are `unchanged` samples and `ignored` files that are not used; `bytes` were sent for `uploaded` samples.
-    `removed` are keys in the bucket whose files are missing from the source (at most a thousand); `pruned` says whether
-    they were deleted; `unknown` objects below the prefix do not belong to this dataset. `unused` says by reason which
-    files of the source are not used, `cautions` which names may be a mistake.
+    `removed` are keys in the bucket whose files are missing from the source (the first thousand of `removed_count`);
+    `pruned` says whether they were deleted; `unknown` objects below the prefix do not belong to this dataset. `unused`
+    says by reason which files of the source are not used, `cautions` which names may be a mistake.
     """
 
     uploaded: int
@@ -133,6 +134,7 @@ class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
     ignored: int = 0
     retries: int = 0
     removed: tuple[str, ...] = ()
+    removed_count: int = 0
     pruned: bool = False
     unknown: int = 0
     cancelled: bool = False
@@ -166,6 +168,8 @@ class UploadJob(BackgroundJob):
         self.understood = ""
         """How the source is understood; known before anything is sent."""
         self.sender_pool: ThreadPool[Any] | None = None
+        self.on_cancel: Callable[[], None] = lambda: None
+        """Ends what does not look at the gate, such as the wait for a preparation process."""
         self._credentials = credentials
         self._ignored: list[Failure] = []
         self._unused = UnusedCounter()
@@ -195,6 +199,11 @@ class UploadJob(BackgroundJob):
         super().wait_to_retry(wait)
 
     # Control and results
+
+    def cancel(self) -> None:
+        """Ends the upload after the samples that are being sent; no image is waited for."""
+        super().cancel()
+        self.on_cancel()
 
     def pause(self) -> None:
         """Pauses after the images and samples in progress."""
@@ -259,6 +268,7 @@ class UploadJob(BackgroundJob):
             ignored=counts.ignored,
             retries=self.stats.retries,
             removed=tuple(self.removed[:KEPT_FAILURES]),
+            removed_count=len(self.removed),
             pruned=self.pruned,
             unknown=self.unknown,
             cancelled=self.state is JobState.CANCELLED,
@@ -302,11 +312,14 @@ class UploadJob(BackgroundJob):
     def no_samples(self, layout: Layout) -> ConsoleError:
         """The error of an upload that has nothing to list."""
         counts = self.stats.counts
-        return ConsoleError(
+        text = (
             f"No image in {self.source} became a sample "
-            f"({counts.failed} failed, {counted(counts.ignored, 'file')} not used).",
-            remedy=layout.advice,
+            f"({counts.failed} failed, {counted(counts.ignored, 'file')} not used)."
         )
+        if self.failures:
+            first = self.failures[0]
+            text += f" The first failure: {safe_text(first.path)}: {first.reason.rstrip('.')}."
+        return ConsoleError(text, remedy=layout.advice or "Correct what was refused, then run the upload again.")
 
     def _on_end(self) -> None:
         if self.state is JobState.CANCELLED:

@@ -24,7 +24,7 @@ from ossconsole.config.files import READ_WRITE, is_damage, open_private, private
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Sample
-from ossconsole.dataset.source.files import PlannedSample
+from ossconsole.dataset.source.files import PlannedSample, SkippedFile, folder_of
 from ossconsole.storage.jobs.job import Failure
 
 log = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ class Journal:
         self._recipe = recipe
         self._errors = _DatabaseErrors(path)
         self._committed = time.monotonic()
-        self._assume_stale = False
+        self._beside_others = 0
         self._listed = "sent > 0"
         with self._errors:
             self._prefix_lock = JournalLock(path)
@@ -224,6 +224,7 @@ class Journal:
         try:
             _prepare(self._db)
             self._was_empty = self._is_empty()  # then every file is most likely new
+            (self._beside_others,) = self._db.execute("PRAGMA application_id").fetchone()
             self._run = self._begin(source)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             self._db.close()
@@ -253,7 +254,7 @@ class Journal:
         """Decides what to do with a planned sample, and its key. `suffix` is that of PreprocessConfig."""
         keys = sample.keys(suffix)
         if self._was_empty and self._insert(sample, keys[0]):
-            return PlanDecision(PlanAction.SEND, keys[0], doubtful=self._assume_stale)
+            return PlanDecision(PlanAction.SEND, keys[0], doubtful=self.beside_others)
         row = self._one(
             "SELECT key, size, mtime_ns, recipe, crc64, sent, class, seen FROM samples WHERE path = ?", sample.path
         )
@@ -286,7 +287,7 @@ class Journal:
             owner = self._one("SELECT path FROM samples WHERE key = ?", key)
             if owner is None:
                 self._insert(sample, key)
-                return PlanDecision(PlanAction.SEND, key, doubtful=self._assume_stale)
+                return PlanDecision(PlanAction.SEND, key, doubtful=self.beside_others)
             if owner[0].startswith(_IMPORTED):
                 self._write(
                     "UPDATE samples SET path = ?, class = ?, seen = ? WHERE key = ?",
@@ -302,9 +303,28 @@ class Journal:
             *(sample.path, key, sample.class_name, self._run),
         )
 
-    def assume_stale(self) -> None:
-        """The bucket has objects below the prefix that this journal does not know."""
-        self._assume_stale = True
+    @property
+    def beside_others(self) -> bool:
+        """Whether the bucket may have objects below the prefix that this journal does not know."""
+        return bool(self._beside_others)
+
+    def set_beside_others(self, beside: bool) -> None:
+        """Sets `beside_others`, also for later runs: what is there need not be of an upload, and must not be lost."""
+        if beside is not self.beside_others:
+            self._beside_others = int(beside)
+            self._write(f"PRAGMA application_id={self._beside_others}")
+
+    def keep_lost(self, item: SkippedFile) -> None:
+        """The source has this file, folder or archive, but cannot give it now: its samples of earlier runs stay."""
+        path = folder_of(item.path)
+        try:
+            path.encode()
+        except UnicodeEncodeError:  # never a sample
+            return
+        inside = f"{path}/" if path else "", f"{path}0" if path else "\U0010ffff"  # "0" follows "/"
+        keep = "UPDATE samples SET seen = ?, error = ? WHERE sent > 0 AND"
+        self._write(f"{keep} path = ?", self._run, item.reason, path)
+        self._write(f"{keep} path > ? AND path < ?", self._run, item.reason, *inside)
 
     def import_sample(self, sample: Sample, class_name: str, size: int, etag: str) -> None:
         """Adds a sample of the manifest that another upload sent; its file is not in this source."""

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import fastcrc
 import msgspec
 
 from ossconsole.dataset.manifest import object_key
 from ossconsole.dataset.source.files import PlannedSample
-from ossconsole.dataset.upload.job import UploadJob
+from ossconsole.dataset.upload.job import PrefixTakenError, UploadJob
 from ossconsole.dataset.upload.journal import Journal, SentSample
 from ossconsole.dataset.upload.progress import UNCHANGED, Counts, SamplePreview, sample_failed, sample_sent
 from ossconsole.dataset.upload.worker import Done, InlineWorker, PrepareProcesses, Task, Worker
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Failure
-from ossconsole.storage.jobs.threads import BoundedQueue, QueueClosed, ThreadPool, join_threads
+from ossconsole.storage.jobs.threads import BoundedQueue, Cancelled, QueueClosed, ThreadPool, join_threads
 from ossconsole.storage.objects import ObjectInfo
 from ossconsole.storage.retry import CircuitBreaker
 
@@ -27,6 +28,8 @@ _TASKS_AHEAD = 8  # per process
 _SAMPLES_AHEAD = 16  # prepared and queued for sending
 LAST_ANSWERS_S = 12.0  # a little more than a request's timeout
 _MAX_UNANSWERED = 24  # samples in a row without any answer
+MAX_DENIED = 24
+"""Objects that OSS refuses for want of a permission before any other was accepted: more would be refused as well."""
 
 
 class UploadItem(msgspec.Struct, frozen=True):
@@ -51,13 +54,15 @@ class _Ready(msgspec.Struct, frozen=True):
 class Pipeline:
     """Prepares and sends items; `run` may be called more than once."""
 
-    def __init__(self, job: UploadJob, journal: Journal) -> None:
+    def __init__(self, job: UploadJob, journal: Journal, may_replace: Callable[[str], bool]) -> None:
+        """`may_replace` says whether the object of a relative key is of this dataset, should its content differ."""
         self._job = job
+        self._may_replace = may_replace
         self._stats = job.stats
         self._gate = job.gate
         self._journal = journal
         self._workers = job.settings.worker_count
-        self._breaker = CircuitBreaker(_MAX_UNANSWERED)
+        self._breaker = CircuitBreaker(_MAX_UNANSWERED, MAX_DENIED)
         self._processes: PrepareProcesses | None = None
         self._processes_lock = threading.Lock()
 
@@ -67,30 +72,42 @@ class Pipeline:
         Raises Cancelled, what `items` raised, and ConsoleError when every other item would fail as well.
         """
         self._tasks = BoundedQueue[UploadItem](self._workers * _TASKS_AHEAD)
+        self._over = threading.Event()
+        self._feeding = self._workers
         self._pool = self._job.sender_pool = ThreadPool(
             self._send_counted,
             self._gate,
             self._job.parallelism,
             limit=_SAMPLES_AHEAD,
             name="upload-send",
-            on_abort=self._tasks.abort,
+            on_abort=self._abort,
         )
+        self._job.on_cancel = functools.partial(self._pool.abort, Cancelled())
         feeders = [self._feeder(number) for number in range(self._workers)]
         try:
             for item in items:
                 self._gate.check()
                 self._tasks.put(item)
             self._tasks.close()
-            join_threads(feeders)
+            self._over.wait()  # not for the threads, which may read from a disk that hangs
         except BaseException as error:  # noqa: BLE001  raised by `finish` once the threads have ended
             self._pool.abort(error)
         try:
             self._pool.finish(LAST_ANSWERS_S)
         finally:
+            self._job.on_cancel = lambda: None
             join_threads(feeders, LAST_ANSWERS_S)
             if self._processes:
                 self._processes.close()
                 self._processes = None
+
+    def _abort(self) -> None:
+        """Ends the waits of every thread but those for OSS's answers."""
+        self._tasks.abort()
+        self._over.set()
+        with self._processes_lock:
+            if self._processes:
+                self._processes.abort()
 
     # Preparing
 
@@ -118,6 +135,7 @@ class Pipeline:
 
     def _start_processes(self) -> PrepareProcesses:
         with self._processes_lock:
+            self._gate.check()
             self._processes = self._processes or PrepareProcesses(self._job.settings.preprocessing, self._workers)
             return self._processes
 
@@ -139,6 +157,13 @@ class Pipeline:
         worker.send(Task(item.key, item.sample.size, item.sample.location))
         waiting.append(item)
 
+    def _fed(self) -> None:
+        """One of the threads that feed the processes has ended."""
+        with self._processes_lock:
+            self._feeding -= 1
+            if not self._feeding:
+                self._over.set()
+
     # Sending
 
     def _send_counted(self, ready: _Ready) -> None:
@@ -153,10 +178,18 @@ class Pipeline:
             self._journal.mark_unchanged(sample.path, sample.size, sample.mtime_ns, done.height, done.width)
             self._present(item, UNCHANGED)
             return
-        if item.doubtful and (existing := self._find(item.key, len(payload), crc64)):
-            self._journal.mark_sent(_sent(ready, crc64, existing.etag))
-            self._present(item, UNCHANGED)
-            return
+        if item.doubtful:
+            try:
+                existing = self._find(item.key)
+            except StorageError as error:
+                self._refused(item, error)
+                return
+            if existing is not None and (existing.size, existing.crc64) == (len(payload), crc64):
+                self._journal.mark_sent(_sent(ready, crc64, existing.etag))
+                self._present(item, UNCHANGED)
+                return
+            if existing is not None and not self._may_replace(item.key):
+                raise _taken(self._job, item.key)
         began = time.monotonic()
         self._job.cap.acquire(len(payload))
         passed = time.monotonic()
@@ -179,13 +212,17 @@ class Pipeline:
         if not item.resent:
             self._stats.count_class(item.sample.class_name)
 
-    def _find(self, key: str, size: int, crc64: int) -> ObjectInfo | None:
-        """The object, when the bucket has exactly this sample already."""
+    def _find(self, key: str) -> ObjectInfo | None:
+        """The object that the bucket has under the sample's key, None for none. Raises StorageError."""
+        began = time.monotonic()
         try:
-            info = self._job.store.head(object_key(self._job.prefix, key))
-        except StorageError:
-            return None  # the PUT that follows handles the same error
-        return info if (info.size, info.crc64) == (size, crc64) else None
+            return self._job.store.head(object_key(self._job.prefix, key))
+        except StorageError as error:
+            if error.status != 404:
+                raise
+            return None
+        finally:
+            self._stats.add_busy_time(send=time.monotonic() - began)
 
     def _refused(self, item: UploadItem, error: StorageError) -> None:
         """Records a sample that OSS refused. Raises the error when every other sample would be refused too."""
@@ -206,10 +243,21 @@ class Pipeline:
                 return
             except BaseException as error:  # noqa: BLE001  raised by `run`
                 self._pool.abort(error)
+            finally:
+                self._fed()
 
         thread = threading.Thread(target=main, name=f"upload-feed-{number}", daemon=True)
         thread.start()
         return thread
+
+
+def _taken(job: UploadJob, key: str) -> PrefixTakenError:
+    """The error of a sample that would replace what no upload has written, such as original images."""
+    return PrefixTakenError(
+        f"{job.store.uri(object_key(job.prefix, key))} exists with another content, and no upload of this machine "
+        "wrote it. It was not replaced.",
+        remedy="Use another prefix for this dataset with --dataset-prefix, or delete the object first.",
+    )
 
 
 def _sent(ready: _Ready, crc64: int, etag: str) -> SentSample:

@@ -39,6 +39,7 @@ STORAGE_CNY_PER_GB_MONTH = 0.12
 """List price of Standard LRS in the regions of mainland China (https://www.aliyun.com/price/product#/oss/detail); in
 CNY as that of the accelerator. Other regions differ, hence *estimated*."""
 
+_STRANGE = "it has objects that no upload of this machine wrote; none of them is replaced"
 _KEPT_NOTES = 200
 _TIMED_IMAGES = 32
 _TIMED_S = 0.5
@@ -50,7 +51,8 @@ class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What an upload would do. `files` = `to_send + unchanged + ignored + lost`.
 
     `used_classes` of the `classes` have samples. `ignored` are not used, see `unused`; `lost` should be samples but
-    cannot, `conflicts` of them because other files have their keys or names. `bytes_to_send` and `stored_bytes` are
+    cannot, `conflicts` of them because other files have their keys or names. `removed` samples are in the dataset and
+    not in the source. `bytes_to_send` and `stored_bytes` are
     exact, or (`bytes_estimated`) an estimate: for image-jpeg from a few images, or where the ratio is kept or shards
     are built. `prepare_s` is an estimate from the processor time of a few images, without sending; None when nothing
     needs preparing. `notes` are the first lost files with reasons. `layout` says how the source is understood,
@@ -63,6 +65,7 @@ class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
     ignored: int = 0
     lost: int = 0
     conflicts: int = 0
+    removed: int = 0
     samples: dict[str, int] = {}
     classes: tuple[str, ...] = ()
     used_classes: int = 0
@@ -115,12 +118,19 @@ def plan_upload(
                 planner.run(lambda item: shards.add(item, suffix), stop, on_progress)
                 found = (existing.find(shard_plan) for shard_plan in shards.plans())
                 return planner.result(unchanged=sum(len(shard.unpack()) for shard in found if shard is not None))
-        check_prefix(store, prefix, settings)
+        state = check_prefix(store, prefix, settings)
         _copy_journal(journal_path(profile, prefix), scratch)
         config = settings.preprocessing.digest
         with contextlib.closing(Journal(scratch, source=str(settings.source), recipe=config)) as journal:
-            planner.run(lambda item: journal.plan(item, suffix).action, stop, on_progress)
-            return planner.result()
+            strange = not state.empty and not state.has_manifest and (journal.is_empty or journal.beside_others)
+            planner.run(lambda item: journal.plan(item, suffix).action, stop, on_progress, journal.keep_lost)
+            cautions = Unused.of("prefix", _STRANGE, [store.uri(prefix)] if strange else ())
+            plan = planner.result()
+            return msgspec.structs.replace(
+                plan,
+                removed=0 if state.empty else sum(1 for _ in journal.removed()),
+                cautions=(*cautions, *plan.cautions),
+            )
 
 
 def _copy_journal(source: Path, target: Path) -> None:
@@ -153,8 +163,9 @@ class _Planner:
         decide: Callable[[PlannedSample], PlanAction],
         stop: threading.Event,
         on_progress: Callable[[int], None] | None,
+        lose: Callable[[SkippedFile], None] = lambda _: None,
     ) -> None:
-        """Counts every file of the source. Raises Cancelled, ConsoleError."""
+        """Counts every file of the source; `lose` is called with those lost. Raises Cancelled, ConsoleError."""
         for item in self._layout.items():
             self._counts["files"] += 1
             if self._counts["files"] % _REPORT_EVERY == 0:
@@ -166,6 +177,7 @@ class _Planner:
                 self._add(item, decide(item))
             elif item.lost:
                 self._lose(item.path, item.reason)
+                lose(item)
             else:
                 self._unused.add(item.path, item.reason)
 

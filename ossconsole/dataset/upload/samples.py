@@ -50,6 +50,12 @@ class _ExistingManifest:
     def __init__(self, job: SampleUpload, state: PrefixState) -> None:
         self._job = job
         self._found = state
+        self._lock = threading.Lock()
+
+    def lists(self, key: str) -> bool:
+        """Whether it has a sample of this relative key; for any thread."""
+        with self._lock:
+            return key in self._samples
 
     @functools.cached_property
     def _samples(self) -> dict[str, tuple[Sample, str, int]]:
@@ -85,9 +91,10 @@ class SampleUpload(UploadJob):
         with contextlib.closing(self._open_journal()) as journal:
             if found.empty:
                 journal.forget_all()
+                journal.set_beside_others(False)
             elif journal.is_empty:
-                journal.assume_stale()
-            pipeline = Pipeline(self, journal)
+                journal.set_beside_others(True)
+            pipeline = Pipeline(self, journal, lambda key: not journal.beside_others or existing.lists(key))
             if layout.countable:
                 threading.Thread(target=self._count, args=(layout,), name="upload-count", daemon=True).start()
             self.stats.phase = Phase.UPLOADING
@@ -122,6 +129,8 @@ class SampleUpload(UploadJob):
             self.stats.add(PLANNED)
             if isinstance(item, SkippedFile):
                 self.skip(item)
+                if item.lost:
+                    journal.keep_lost(item)
                 continue
             decision = journal.plan(item, suffix)
             if decision.action is PlanAction.SEND:
@@ -181,6 +190,8 @@ class SampleUpload(UploadJob):
         """Writes the manifest of all samples that are in the bucket."""
         self.stats.phase = Phase.FINISHING
         journal.drop_unsent()
+        if not self.unknown:
+            journal.set_beside_others(False)
         self.removed = list(journal.removed())
         if self.settings.prune:
             journal.leave_out_removed()

@@ -27,6 +27,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.decode import UnreadableImageError, import_jpeg_libraries, keep_freed_memory
 from ossconsole.dataset.source.files import MAX_FILE_BYTES, FileLocation, ZipLocation, read_location
 from ossconsole.dataset.upload.prepare import PreprocessConfig, prepare
+from ossconsole.storage.jobs.threads import Cancelled
 
 _HEADER = struct.Struct("<I")
 _PAYLOAD = struct.Struct("<Q")
@@ -67,6 +68,11 @@ class Channel:
         """The next header and payload. Raises EOFError when the other side has closed, OSError."""
         header = self._read(_HEADER.unpack(self._read(_HEADER.size))[0])
         return header, self._read(_PAYLOAD.unpack(self._read(_PAYLOAD.size))[0])
+
+    def abort(self) -> None:
+        """Makes the `receive` of another thread raise EOFError, also in the middle of its wait."""
+        with contextlib.suppress(OSError):  # closed already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Closes the socket."""
@@ -165,10 +171,16 @@ class PrepareProcesses:
         self.config = config
         self._lock = threading.Lock()
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._opened: list[Channel] = []
+        self._aborted = False
         self._channels = [] if config.originals else self.launch(count)
 
     def launch(self, count: int) -> list[Channel]:
-        """Starts one more process with `count - 1` forks; returns a channel to each of them."""
+        """Starts one more process with `count - 1` forks; returns a channel to each of them.
+
+        Raises Cancelled after `abort`.
+        """
+        self.check()
         pairs = [socket.socketpair() for _ in range(count)]
         for pair in pairs:
             for end in pair:
@@ -190,6 +202,8 @@ class PrepareProcesses:
         for ours, _ in pairs:
             ours.settimeout(DEADLINE_S)
         channels = [Channel(ours) for ours, _ in pairs]
+        with self._lock:
+            self._opened += channels
         for channel in channels:
             channel.send(msgspec.msgpack.encode(self.config))
         return channels
@@ -201,6 +215,20 @@ class PrepareProcesses:
         with self._lock:
             channel = self._channels.pop()
         return Worker(self, channel)
+
+    def check(self) -> None:
+        """Raises Cancelled after `abort`."""
+        if self._aborted:
+            raise Cancelled
+
+    def abort(self) -> None:
+        """Kills every process, also one that reads from a disk that hangs: `receive` of its worker raises Cancelled."""
+        with self._lock:
+            self._aborted = True
+            for process in self._processes:
+                _kill(process)
+            for channel in self._opened:
+                channel.abort()
 
     def close(self) -> None:
         """Ends every process, also those of open workers."""
@@ -217,9 +245,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(_STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
+        _kill(process)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a read from a disk that hangs cannot even be killed
+            process.wait(_STOP_TIMEOUT_S)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kills a process and its forks, unless it has ended."""
+    if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 class Worker:
@@ -243,7 +278,10 @@ class Worker:
             return
 
     def receive(self) -> tuple[Task, Done, bytes]:
-        """The oldest task's result: an error when two processes died or got stuck on it. Raises WorkerLostError."""
+        """The oldest task's result: an error when two processes died or got stuck on it.
+
+        Raises WorkerLostError, and Cancelled after `PrepareProcesses.abort`.
+        """
         try:
             if not self._ready:
                 self._channel.receive()
@@ -262,9 +300,10 @@ class Worker:
     def _replace_worker(self, reason: str) -> tuple[Task, Done, bytes]:
         """Starts another process and gives it the unanswered tasks; each image gets two attempts.
 
-        Raises WorkerLostError when the process ended before its first task, as the next one would too.
+        Raises WorkerLostError when the process ended before its first task, as the next one would too; Cancelled.
         """
         self.close()
+        self._processes.check()
         if not self._ready:
             raise WorkerLostError(
                 "A preparation process ended before its first image.",
