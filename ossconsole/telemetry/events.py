@@ -467,8 +467,10 @@ def _results(event: Summary) -> str:
 
 
 def number(value: float | None) -> str:
-    """A loss with three decimals; "n/a" where it is unknown or diverged."""
-    return "n/a" if value is None else f"{value:.3f}"
+    """A loss with three decimals, a tiny or huge one with three digits; "n/a" where it is unknown or diverged."""
+    if value is None:
+        return "n/a"
+    return f"{value:.3f}" if 0.01 <= abs(value) < 1e6 or not value else f"{value:.3g}"
 
 
 def percent(fraction: float) -> str:

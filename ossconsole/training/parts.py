@@ -321,8 +321,17 @@ class TrainingParts:
         self.trainer.set_peak_lr(lr)
         self._report_peak_lr(context)
 
-    def report_resumed_lr(self, context: RunContext) -> None:
-        """Says which peak learning rate the run has where a checkpoint has another one than its settings."""
+    def report_resumed(self, context: RunContext, total_steps: int) -> None:
+        """Says which peak learning rate the run has where a checkpoint has another one than its settings.
+
+        And that nothing is left to train, of `total_steps`, where the checkpoint is from the end of them or later.
+        """
+        if context.step >= total_steps:
+            context.warn(
+                f"The checkpoint is from step {context.step} of epoch {self.epochs.epoch}, and this run ends at step "
+                f"{total_steps}: nothing is left to train.",
+                "--epochs and --max-steps count from the first step of the run that wrote it: give more.",
+            )
         if self.trainer.peak_lr != context.settings.learning_rate:
             self._report_peak_lr(context)
 

@@ -278,7 +278,7 @@ class Session:
             f"Computing {context.settings.model} on {self.parts.compute.device} in "
             f"{self.parts.compute.precision}{processes}, batch size {context.settings.batch_size}."
         )
-        self.parts.report_resumed_lr(context)
+        self.parts.report_resumed(context, self.plan.total_steps)
         context.enter(RunState.RUNNING)
         while True:
             upcoming, self.upcoming = self.upcoming or self._upcoming(), None

@@ -284,9 +284,7 @@ class ConsoleApp(ConsoleTextualApp):
         return [chip for chip in chips if chip is not None]
 
     def _freeze_modules(self) -> None:
-        """Exclude the objects of modules from garbage collection: a full collection would delay keys by 0.1 s, and by
-        more once torch is loaded.
-        """
+        """Exclude the objects of modules from full collections, which delay keys by 0.1 s, and by more with torch."""
         if len(sys.modules) != self._modules:
             self._modules = len(sys.modules)
             gc.freeze()
@@ -305,15 +303,16 @@ class ConsoleApp(ConsoleTextualApp):
         gc.set_threshold(*self._gc_thresholds)
 
     def _announce(self, event: Event) -> None:
-        """Report errors, and on other screens the end of the run; the Train screen has them in its event log."""
+        """Report errors, and on other screens the end of the run; the card of a failed run would be below its error."""
         from ossconsole.telemetry.events import ErrorEvent, RunState, State
 
+        failed = self.monitor.view.state is RunState.FAILED
         if event.time < self._started_at:
             return  # of a run that was running before this console
         if isinstance(event, ErrorEvent):
-            self.notify(safe(event.message), title="Training run", severity="error", markup=False, timeout=15)
+            if not (failed and self.screen_stack and getattr(self.screen, "SCOPE", "") == "train"):
+                self.notify(safe(event.message), title="Training run", severity="error", markup=False, timeout=15)
         elif self.current_mode != "train" and isinstance(event, State) and event.state.final:
-            failed = event.state is RunState.FAILED
             self.notify(
                 f"The run has {event.state.value}.", severity="error" if failed else "information", markup=False
             )

@@ -117,7 +117,37 @@ def test_the_object_that_failed_is_named_and_no_other_endpoint_has_it(monkeypatc
         scene.loader.next()
     assert caught.value.remedy == "Restore it."
     assert not scene.switches
-    assert set(scene.probed) == {"data/train/a/1.u8"}
+    assert scene.probed[:2] == ["data/train/a/1.u8"] * 2
+
+
+def test_a_run_does_not_wait_for_one_object_where_the_endpoint_delivers_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, batch(), batch("errno 1"), patience_s=3600)
+    scene.answers = {(kind, "data/train/a/1.u8"): ARCHIVED for kind in EndpointKind}
+    assert scene.loader.next() is not None
+    with pytest.raises(ConsoleError, match=r"archived\. The endpoint delivers other objects"):
+        scene.loader.next()
+
+
+def test_a_run_waits_where_the_endpoint_refuses_every_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, batch(), batch("errno 1"), batch("errno 1"), batch(), patience_s=3600, fall_back=False)
+    refused = {(EndpointKind.STANDARD, f"data/train/a/{row}.u8"): ARCHIVED for row in range(3)}
+    scene.answers = refused
+    scene.loader._on_pause = refused.clear  # the key is renewed meanwhile
+    for _ in range(2):
+        assert scene.loader.next() is not None
+    assert "Endpoint recovered" in scene.emitted[-1].message  # type: ignore[union-attr]
+
+
+def test_what_has_recovered_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = batch("errno 5")
+    scene = Scene(monkeypatch, LoaderError("Reader process 0 ended."), batch(), failing, failing, batch())
+    for _ in range(2):
+        assert scene.loader.next() is not None
+    told = [event.message for event in scene.emitted if isinstance(event, events.InfoEvent)]
+    assert told == [
+        "The batch was read after 0 s.",
+        "Reading continues through the accelerated endpoint, after 0 s.",
+    ]
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -129,4 +159,5 @@ def test_an_endpoint_whose_object_was_deleted_answers(monkeypatch: pytest.Monkey
         scene.answers[EndpointKind.STANDARD, "data/train/a/1.u8"] = UNREACHABLE
     for _ in range(2):
         assert scene.loader.next() is not None
-    assert "Endpoint recovered" in scene.emitted[-1].message  # type: ignore[union-attr]
+    words = "The batch was read" if lost else "Endpoint recovered"
+    assert words in scene.emitted[-1].message  # type: ignore[union-attr]

@@ -10,6 +10,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -34,11 +35,13 @@ from ossconsole.training.checkpoints.store import (
     RunProgress,
     checkpoint_key,
     find_checkpoint,
+    resumed_fields,
     stable_key,
 )
 from ossconsole.training.compute.profile import SETTLED_STEPS, StepProfiler, traces_dir
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
+from ossconsole.training.parts import EpochState, TrainingParts
 from ossconsole.training.plan import Plan, Split
 from ossconsole.training.run import TrainingRun
 from ossconsole.training.settings import TrainSettings
@@ -277,6 +280,34 @@ def test_a_run_that_fails_before_its_first_step_rescues_nothing(bucket: Bucket, 
 
 
 @pytest.mark.slow
+def test_a_checkpoint_beyond_the_end_of_a_run_is_a_warning(bucket: Bucket) -> None:
+    """Else the run is finished in a second, and nothing says why."""
+    told: list[events.Event] = []
+    context = RunContext("r", bucket.profile, bucket.credentials, TrainSettings(learning_rate=0.1), told.append)
+    unused: Any = None
+    trainer: Any = SimpleNamespace(peak_lr=0.1)
+    parts = TrainingParts(unused, unused, unused, unused, trainer, EpochState(()))
+    parts.epochs.epoch, context.step = 5, 159
+    parts.report_resumed(context, 160)
+    assert told == []
+    context.step = 160
+    parts.report_resumed(context, 32)
+    (warning,) = only(told, events.WarningEvent)
+    assert "step 160 of epoch 5, and this run ends at step 32: nothing is left to train" in warning.message
+    assert "--epochs" in warning.remedy
+
+
+@pytest.mark.parametrize("named", ["best", "latest", "nowhere.pt"])
+def test_a_checkpoint_that_does_not_exist_is_named_with_the_way_to_find_one(bucket: Bucket, named: str) -> None:
+    with pytest.raises(StorageError) as refused:
+        resumed_fields(bucket.store(), named, "resnet18")
+    prefix = bucket.profile.checkpoint_prefix
+    name = {"best": f"{prefix}/resnet18-best.pt", "latest": f"{prefix}/resnet18.pt"}.get(named, named)
+    assert refused.value.message == f"oss://{bucket.profile.bucket}/{name} does not exist."
+    assert f"`ossconsole ls {prefix}/` lists the checkpoints" in refused.value.remedy
+    assert refused.value.status == 404
+
+
 def test_a_run_resumed_and_stopped_immediately_does_not_rewrite_the_checkpoint(
     bucket: Bucket, start_run: StartRun
 ) -> None:

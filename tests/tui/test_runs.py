@@ -13,8 +13,9 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import Comparison, Decision
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.runs import RecordError, RecordReader, RunRecord, list_runs, record_path
+from ossconsole.telemetry.runs import RecordError, RecordReader, RunRecord, RunSummary, list_runs, record_path
 from ossconsole.telemetry.series import Point
+from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.kit.glyphs import ASCII, BLOCK, BRAILLE, Glyphs
 from ossconsole.tui.train.charts import SPEED
 from ossconsole.tui.train.replay import ReplayScreen
@@ -44,6 +45,31 @@ def write(number: int, *, batch: int, wait: float, end: RunState | None = RunSta
 @pytest.fixture
 def two_runs() -> tuple[str, str]:
     return write(1, batch=32, wait=0.4), write(2, batch=64, wait=0.2, end=RunState.FAILED)
+
+
+def status_row(app: ConsoleApp) -> str:
+    """The row below the table, without what a toast covers of the rows above."""
+    return next(row for row in shown(app).splitlines()[::-1] if row.startswith(" ") and "Back" not in row)
+
+
+async def test_a_list_that_cannot_be_read_says_so_until_it_can(
+    make_app: AppMaker, two_runs: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable() -> list[RunSummary]:
+        raise RecordError("The run records cannot be read: Permission denied.")
+
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        with monkeypatch.context() as patched:
+            patched.setattr("ossconsole.tui.train.runs.list_runs", unreadable)
+            await pilot.press("r")
+            await settle(pilot)
+            assert " The run records cannot be read: Permission denied." in status_row(app)
+            assert "Listing" not in shown(app)
+        await pilot.press("r")
+        await settle(pilot)
+        assert "20250615-150641-a1b2" in status_row(app)
 
 
 async def test_an_idle_screen_lists_the_newest_runs(make_app: AppMaker, two_runs: tuple[str, str]) -> None:

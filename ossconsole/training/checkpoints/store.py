@@ -92,13 +92,14 @@ def run_checkpoints(store: ObjectStore, prefix: str, model: str, run: str = "") 
     return [key for *_, key in sorted(found, reverse=True)]
 
 
+_NO_SUCH_KEY = "NoSuchKey"
 _URI = re.compile(r"^oss://(?P<bucket>[^/]+)/(?P<key>.+)$")
 
 
 def object_of(store: ObjectStore, uri: str) -> tuple[str, int]:
     """Key and size of the object of an `oss://bucket/key`.
 
-    Raises ConsoleError when it is in another bucket than the profile's.
+    Raises ConsoleError when it is in another bucket than the profile's, and StorageError when it does not exist.
     """
     match = _URI.match(uri)
     if match is None or match["bucket"] != store.profile.bucket:
@@ -106,7 +107,19 @@ def object_of(store: ObjectStore, uri: str) -> tuple[str, int]:
             f"{uri} is not an object of the bucket {store.profile.bucket}.",
             remedy=f"Give oss://{store.profile.bucket}/<key>, or another --profile.",
         )
-    return match["key"], store.head(match["key"]).size
+    try:
+        return match["key"], store.head(match["key"]).size
+    except StorageError as error:
+        if error.code != _NO_SUCH_KEY:
+            raise
+        raise StorageError(
+            f"{uri} does not exist.",
+            remedy=f"`ossconsole ls {store.profile.checkpoint_prefix}/` lists the checkpoints; give a key in full, "
+            "latest or best.",
+            status=error.status,
+            code=error.code,
+            request_id=error.request_id,
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ class FailoverLoader:
     A batch that fails is retried, so that no sample is lost. After FAILURES attempts the run falls back to the other
     endpoint, once, if that answers and the settings allow it. Otherwise it waits for the endpoint for `patience_s`;
     then an interactive run pauses, and any other ends. It does not wait before the first batch, nor for errors that a
-    user can correct. `poll_stop` is called about once a second while it waits for a batch, `on_pause` while it waits
-    for an endpoint or the user. `retries` counts all failed attempts.
+    user can correct, nor for one object where the endpoint delivers others. `poll_stop` is called about once a second
+    while it waits for a batch, `on_pause` while it waits for an endpoint or the user. `retries` counts all failed
+    attempts.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class FailoverLoader:
         self._has_read = False
         self._fell_back = False  # since the last batch
         self._failing_since: float | None = None
+        self._failed_through: EndpointKind | None = None  # since then; None where only readers were lost
         self._probe_wait_s = _FIRST_PROBE_S
 
     def next(self) -> Batch | None:
@@ -110,9 +112,15 @@ class FailoverLoader:
     def _end_failing(self) -> None:
         self._has_read, self._fell_back = True, False
         if self._failing_since is not None:
-            waited = time.monotonic() - self._failing_since
-            self._failing_since = None
-            self._context.info(f"Endpoint recovered after {waited:.0f} s.")
+            after = f"after {time.monotonic() - self._failing_since:.0f} s"
+            failed, now = self._failed_through, self._context.controls.endpoint
+            self._failing_since = self._failed_through = None
+            if failed is None:
+                self._context.info(f"The batch was read {after}.")
+            elif failed is now:
+                self._context.info(f"Endpoint recovered {after}.")
+            else:
+                self._context.info(f"Reading continues through the {now} endpoint, {after}.")
             self._on_recovery()
 
     def close(self) -> None:
@@ -141,7 +149,7 @@ class FailoverLoader:
         `key` is that of the object that could not be read.
         """
         context = self._context
-        kind = context.controls.endpoint
+        self._failed_through = kind = context.controls.endpoint
         error = self._probe(kind, key)
         message = error.message if error else f"A batch could not be read through the {kind} endpoint: {reason}"
         remedy = error.remedy if error else "Run `ossconsole doctor`; the connector's log may have the reason."
@@ -155,7 +163,11 @@ class FailoverLoader:
             self._context.warn(message, remedy)
             context.switch(other, reason=f"the {kind} endpoint failed")
             return True
-        correctable = context.interactive and error is not None and not error.retriable
+        lasting = error is not None and not error.retriable
+        if lasting and key != self._first_key and self._probe(kind, self._first_key) is None:
+            self._give_up(f"{message} The endpoint delivers other objects.", remedy)
+            return True
+        correctable = context.interactive and lasting
         if self._has_read and not correctable and self._wait_for_endpoint(kind, message, remedy):
             return True
         self._give_up(message, remedy)

@@ -175,8 +175,12 @@ def joined(parts: Iterable[str], separator: str = "  ") -> str:
 # Numbers; None, NaN and infinity give MISSING
 
 
+_SMALL, _SMALLER = 0.01, 0.001
+"""Below these, decimals alone would leave fewer digits of a number; and one less is shown, to fit into a column."""
+
+
 def number(value: float | None, digits: int = 3) -> str:
-    """About `digits` significant digits, without an exponent below a million."""
+    """About `digits` significant digits, also of a small one such as a learning rate; no exponent up to 1e6."""
     if value is None or not math.isfinite(value):
         return MISSING
     if value == 0:
@@ -184,6 +188,8 @@ def number(value: float | None, digits: int = 3) -> str:
     size = abs(value)
     if size >= 1e6:
         return f"{value:.{digits}g}"
+    if size < _SMALL:
+        return f"{value:.{max(1, digits - (size < _SMALLER))}g}"
     whole = len(str(int(size))) if size >= 1 else 0
     return f"{value:,.{max(0, digits - whole)}f}" if size >= 1 else f"{value:.{digits}f}"
 

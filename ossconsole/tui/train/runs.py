@@ -49,6 +49,7 @@ class RunsScreen(ConsoleScreen):
         super().__init__()
         self._marked: list[str] = []
         self._listed = False
+        self._problem: ConsoleError | None = None
 
     def body(self) -> ComposeResult:
         yield VirtualTable[RunSummary](self._row, run_header, id="runs")
@@ -69,13 +70,19 @@ class RunsScreen(ConsoleScreen):
         try:
             found = list_runs()
         except ConsoleError as error:
-            self.app.call_from_thread(self.show_error, error)
+            self.app.call_from_thread(self._show_problem, error)
             return
         self.app.call_from_thread(self._show_runs, found)
 
+    def _show_problem(self, error: ConsoleError) -> None:
+        """The rows stay, if there are any."""
+        self._problem = error
+        self.show_error(error)
+        self.tick()
+
     def _show_runs(self, runs: Sequence[RunSummary]) -> None:
         known = self.table.cursor_row
-        self._listed = True
+        self._listed, self._problem = True, None
         self._marked = [name for name in self._marked if any(run.run == name for run in runs)]
         at = next((index for index, run in enumerate(runs) if known is not None and run.run == known.run), 0)
         self.table.show(runs, at)
@@ -88,6 +95,8 @@ class RunsScreen(ConsoleScreen):
 
     def _status(self, width: int, _height: int) -> Sequence[Line]:
         run = self.table.cursor_row
+        if self._problem is not None:
+            return [Line((f" {shorten(safe(self._problem.message), width - 2, self.glyphs.ellipsis)}", "bad"))]
         if run is None:
             return [Line((" No recorded runs." if self._listed else " Listing runs.", "dim"))]
         details = [
