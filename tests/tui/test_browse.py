@@ -916,9 +916,25 @@ async def test_u_uploads_a_file_to_the_folder_that_shows(
         await browser.press("u", *str(tmp_path / "missing"), "enter")
         await browser.until(lambda: "does not exist" in browser.text)
         await browser.press("ctrl+u", *str(tmp_path / "notes.txt"), "enter")
-        await browser.job_is_over()
         await browser.until(lambda: "notes.txt" in browser.text)
-    assert bucket.get(folder_of(bucket) + "notes.txt") == b"of this machine"
+        (tmp_path / "notes.txt").write_text("changed since")
+        await browser.press("u")
+        await browser.answer(PromptScreen, str(tmp_path / "notes.txt"))
+        await browser.until(lambda: "1 file in the bucket would be replaced" in browser.text)
+        await browser.press("right", "enter")
+        await browser.until(lambda: "what exists was left alone" in browser.notices)
+        assert bucket.get(folder_of(bucket) + "notes.txt") == b"of this machine"
+        await browser.press("u")
+        await browser.answer(PromptScreen, str(tmp_path / "notes.txt"))
+        await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
+        await browser.press("right", "right", "enter")
+        await browser.until(lambda: bucket.get(folder_of(bucket) + "notes.txt") == b"changed since")
+        (tmp_path / "tree").mkdir()
+        (tmp_path / "tree" / "leaf").write_text("leaf")
+        (tmp_path / "link").symlink_to(tmp_path / "tree")
+        await browser.press("u")
+        await browser.answer(PromptScreen, str(tmp_path / "link"))
+        await browser.until(lambda: "link/leaf" in keys(bucket))
 
 
 async def test_checkpoints_have_columns_for_run_epoch_step_and_accuracy(make_app: AppMaker) -> None:

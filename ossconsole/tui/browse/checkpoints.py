@@ -166,7 +166,11 @@ def train_from(screen: Browser) -> None:
     """Start a run that resumes from this checkpoint."""
     content = screen.detail.content if screen.detail else None
     if isinstance(content, CheckpointInfo):
-        screen.console.new_run(resume=content.name, known=_settings_of(content))
+        store, profile = screen.store, screen.services.profile
+        # A run resumes from the bucket of the profile: a bare key would name another object there.
+        elsewhere = store is not None and profile is not None and store.profile.bucket != profile.bucket
+        resume = store.uri(content.name) if store is not None and elsewhere else content.name
+        screen.console.new_run(resume=resume, known=_settings_of(content))
 
 
 def _settings_of(content: CheckpointInfo) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from textual import work
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import is_folder, typed_path, working_folder
+from ossconsole.config.files import typed_path, working_folder
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, ImageContent, folder_images, show_image
 from ossconsole.dataset.manifest import Manifest
@@ -343,33 +343,6 @@ async def image(screen: Browser) -> None:
     if shown.is_part and detail.info is not None and detail.info.size <= MAX_SAMPLE_BYTES:
         shown = await screen.request(lambda: show_image(store.get(detail.key))) or shown
     await screen.ask(ImageScreen(safe_text(detail.key), shown.pixels))
-
-
-@work(exclusive=True, group="dialog", exit_on_error=False)
-async def upload(screen: Browser) -> None:
-    """Upload a file or a folder from this machine, as it is, to the folder that shows."""
-    store, folder = screen.store, screen.model.prefix.rpartition("/")[0]
-    if store is None:
-        return
-    from ossconsole.dataset.upload.plain import PlainUpload
-
-    question = f"A file or a folder of this machine; its objects go below {safe_text(store.uri(folder))}."
-    text = await screen.ask(PromptScreen("Upload", question, check=_existing))
-
-    def make() -> PlainUpload:
-        source = typed_path(text.strip())
-        return PlainUpload(store, source, f"{folder}/{source.name}" if is_folder(source) else folder)
-
-    job = await screen.request(make) if text else None
-    if job is not None:
-        screen.run_job(job, lambda _: screen.model.refresh())
-
-
-def _existing(text: str) -> None:
-    """Raises ConsoleError unless it is the path of a file or a folder; blocks."""
-    path = typed_path(text.strip())
-    if not text.strip() or not path.exists():
-        raise ConsoleError(f"{safe_text(text.strip()) or 'An empty path'} does not exist.", remedy="Enter a path.")
 
 
 def images(screen: Browser) -> None:
