@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -1442,8 +1443,8 @@ async def test_failed_jobs_stay_until_they_are_retried_or_removed(
 async def test_a_job_that_ended_as_a_whole_says_why_in_the_list(make_app: AppMaker) -> None:
     store = MemoryStore({"data/1": b"1"})
 
-    def refuse(_: str) -> Iterator[ObjectSummary]:
-        raise StorageError("The temporary credentials have expired.")
+    def refuse(prefix: str) -> Iterator[ObjectSummary]:
+        raise StorageError(f"The temporary credentials have expired: {prefix}")
 
     store.list_all = refuse  # type: ignore[method-assign]
     async with make_app(services(store), "browse").run_test(size=(100, 30)) as pilot:
@@ -1519,3 +1520,21 @@ async def test_go_to_accepts_a_uri_and_refuses_that_of_another_bucket(make_app: 
         await browser.press("g")
         await browser.answer(PromptScreen, "/")
         await browser.until(lambda: browser.screen.model.prefix == "")
+
+
+async def test_a_url_for_others_has_a_host_that_answers_them_and_the_time_of_the_key(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sign(_: object, key: str, life_s: int, *, endpoint: str = "") -> str:
+        return f"{endpoint or 'inside'}/{key}?{'short' if life_s < 3600 else 'long'}"
+
+    monkeypatch.setattr(commands, "presigned_url", sign)
+    store = MemoryStore({"a": b"1"}, endpoint="https://oss-cn-hangzhou-internal.aliyuncs.com")
+    end = datetime.now(timezone.utc) + timedelta(minutes=10)
+    store.credentials_end = lambda: end  # type: ignore[method-assign, assignment]
+    async with make_app(services(store), "browse").run_test(size=(120, 30)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.press("y")
+        await browser.until(lambda: "in the region" in browser.text)
+        assert "from anywhere   https://oss-cn-hangzhou." in browser.text
+        assert re.search(r"presigned, (9:5\d|10:00), in the region +inside/a\?short", browser.text)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual import work
 
+from ossconsole.config.endpoints import public_endpoint
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import typed_path, working_folder
 from ossconsole.config.text import counted, safe_text
@@ -48,7 +50,7 @@ from ossconsole.tui.kit.dialogs import (
     TextScreen,
     TypedConfirmScreen,
 )
-from ossconsole.tui.kit.text import Line, shorten_middle, size
+from ossconsole.tui.kit.text import Line, duration, shorten_middle, size
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -287,10 +289,8 @@ async def addresses(screen: Browser) -> None:
     key = screen.table.view.rows.key(row)
     choices = [("URI", store.uri(key)), ("key", key), ("URL", store.url(key))]
     if not key.endswith("/"):
-        signed = await screen.request(lambda: presigned_url(store, key, _URL_LIFE_S))
-        if signed is not None:
-            choices.append(("presigned URL, valid for an hour", signed))
-    rows = [Line((f" {name:<33}", "dim"), (safe_text(text), "text")) for name, text in choices]
+        choices += await screen.request(lambda: _signed(store, key)) or []
+    rows = [Line((f" {name:<34}", "dim"), (safe_text(text), "text")) for name, text in choices]
     answer = await screen.ask(ListScreen("Copy an address", rows))
     if answer:
         name, text = choices[answer[1]]
@@ -300,6 +300,18 @@ async def addresses(screen: Browser) -> None:
             "tmux needs `set -g set-clipboard on`."
         )
         await screen.ask(TextScreen(name, safe_text(text), note, working_folder() / "oss-address.txt"))
+
+
+def _signed(store: ObjectStore, key: str) -> list[tuple[str, str]]:
+    """Presigned URLs with their names. An internal endpoint's does not work where a browser usually is."""
+    end = store.credentials_end()
+    left = _URL_LIFE_S if end is None else max(1, min(_URL_LIFE_S, int(end.timestamp() - time.time())))
+    time_left = "an hour" if left == _URL_LIFE_S else duration(left)
+    signed = presigned_url(store, key, left)
+    if not (public := public_endpoint(store.endpoint)):
+        return [(f"presigned URL, valid for {time_left}", signed)]
+    outside = presigned_url(store, key, left, endpoint=public)
+    return [(f"presigned, {time_left}, from anywhere", outside), (f"presigned, {time_left}, in the region", signed)]
 
 
 # Counting, checking, images
