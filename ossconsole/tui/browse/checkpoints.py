@@ -37,6 +37,7 @@ from ossconsole.training.checkpoints.export import check_out, export_weights
 from ossconsole.training.settings import settings_of_checkpoint
 from ossconsole.tui.browse.browser import Browser
 from ossconsole.tui.browse.detail import FIELD_LABELS, field_text, metric_label, metric_text
+from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen
 from ossconsole.tui.kit.screen import ConsoleModal
 from ossconsole.tui.kit.scroll import Block, DetailView
 from ossconsole.tui.kit.text import Line, number, percent, shorten_middle, size, wrap
@@ -180,7 +181,8 @@ def _settings_of(content: CheckpointInfo) -> dict[str, Any]:
     return known | ({"epochs": epoch + 1} if isinstance(epoch, int) else {})
 
 
-def best(screen: Browser) -> None:
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def best(screen: Browser) -> None:
     """Copy the checkpoint, on the server, to the best one of its model beside it, as training does."""
     store, detail = screen.store, screen.detail
     if store is None or detail is None or detail.info is None:
@@ -195,7 +197,18 @@ def best(screen: Browser) -> None:
     except ConsoleError as error:
         screen.show_error(error)
         return
+    exists = await screen.request(lambda: store.exists(target))
+    if exists is None or (exists and not await screen.ask(_best_question(target))):
+        return
     screen.run_job(job, lambda _: screen.model.refresh())
+
+
+def _best_question(target: str) -> ConfirmScreen:
+    return ConfirmScreen(
+        "Best checkpoint",
+        f"{safe_text(target)} exists and would be replaced by a copy of this checkpoint.",
+        (Choice("", "Cancel"), Choice("replace", "Replace", "warning")),
+    )
 
 
 NEEDS_CHECKPOINT = {"best", "train_from"}

@@ -134,6 +134,7 @@ def connecting_lines(refusal: str, width: int) -> list[Line]:
 
 
 _ERROR_ROWS = 3
+_SLOW_S = 3.0
 
 
 def status_lines(model: BrowseModel, glyphs: Glyphs, width: int, waiting: str = "") -> list[Line]:
@@ -180,6 +181,8 @@ def _plus(model: BrowseModel) -> str:
 
 
 def _activity(model: BrowseModel, glyphs: Glyphs) -> str:
+    if model.unanswered_s > _SLOW_S:
+        return f"  no answer for {model.unanswered_s:.0f} s (esc to stop)"
     if model.refreshing:
         return f"  refreshing{glyphs.ellipsis} (esc to stop)"
     if model.loading:
