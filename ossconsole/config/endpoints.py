@@ -246,6 +246,12 @@ def internal_endpoint(region: str) -> str:
     return f"https://oss-{region}-internal.aliyuncs.com"
 
 
+def public_endpoint(endpoint: str) -> str:
+    """The public endpoint of the region for one that answers inside it only; "" for any other."""
+    host = classify(endpoint)
+    return f"https://oss-{host.region}.aliyuncs.com" if host.inside_only and host.region else ""
+
+
 def candidates(region: str) -> list[Candidate]:
     """The possible endpoints of a bucket in `region`, the likeliest of each kind first."""
     hosts = [

@@ -14,6 +14,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -269,6 +270,10 @@ class ObjectStore:
         """The object's plain URL, which works only where the object is public."""
         parts = urlsplit(self.endpoint)
         return f"{parts.scheme}://{self.profile.bucket}.{parts.netloc}/{quote(key, safe='/~')}"
+
+    def credentials_end(self) -> datetime | None:
+        """When the credentials in use expire, in UTC; None for a lasting key. May fetch them. Raises ConsoleError."""
+        return self._credentials().expiration
 
     # Buckets
 

@@ -335,6 +335,7 @@ class Listing:
         self._token = ""
         self._generation = 0
         self._busy_until = 0.0
+        self._asked_at: float | None = None  # while a page is requested
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._ended.set()
@@ -373,9 +374,16 @@ class Listing:
         """Whether every page has arrived."""
         return self.state is ListingState.COMPLETE
 
+    @property
+    def unanswered_s(self) -> float:
+        """How long the request in progress has had no answer, seconds; 0 while there is none."""
+        asked = self._asked_at
+        return time.monotonic() - asked if asked is not None and self.state is ListingState.LOADING else 0.0
+
     def _load(self, generation: int) -> None:
         began = time.perf_counter()
         while True:
+            self._asked_at = time.monotonic()
             try:
                 page = self._source.list_page(self.prefix, delimiter=self._delimiter, token=self._token)
             except ConsoleError as error:
@@ -385,6 +393,7 @@ class Listing:
             with self._lock:
                 if generation != self._generation:
                     return
+                self._asked_at = None
                 self.rows.append(page)
                 self._token = page.next_token
                 if self.first_rows_s is None:

@@ -117,6 +117,7 @@ class ResumableUpload:
         """
         status = self._path.stat()
         if (status.st_size, status.st_mtime_ns) != (self.size, self._memory.mtime_ns):
+            self._give_up(self._memory.upload_id)
             raise self._changed()
         action = f"putting {self._store.uri(safe_text(self.key))} together"
         complete = functools.partial(
@@ -133,6 +134,13 @@ class ResumableUpload:
     def close(self) -> None:
         """Closes the file; an upload that is not complete can be resumed."""
         os.close(self._fd)
+
+    def _give_up(self, upload_id: str) -> None:
+        """Aborts an upload whose parts are of no use any more, but would be billed."""
+        try:
+            abort_upload(self._store, UnfinishedUpload(self.key, upload_id, 0, 0, 0))
+        except StorageError as error:
+            log.warning("The parts of an upload stay in the bucket: %s", error)
 
     def _forget(self) -> None:
         try:
@@ -158,6 +166,8 @@ class ResumableUpload:
             except StorageError as error:
                 if error.code != _NO_SUCH_UPLOAD:
                     raise
+        elif known is not None:  # of the file as it was before
+            self._give_up(known.upload_id)
         begin = functools.partial(self._store.sdk.init_multipart_upload, self.key)
         fresh.upload_id = self._store.call(f"beginning {self._store.uri(safe_text(self.key))}", begin).upload_id
         self._memory = fresh

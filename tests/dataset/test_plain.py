@@ -200,6 +200,7 @@ def test_another_file_under_the_same_name_starts_over(store: ObjectStore, tmp_pa
     os.utime(path, (1, 1))
     assert upload(store, path, "anew").state is JobState.DONE
     assert there(store, "anew") == {"big": DATA[::-1]}
+    assert not list(list_uploads(store, "anew/"))
 
 
 def test_a_file_that_changes_meanwhile_is_not_put_together(store: ObjectStore, tmp_path: Path) -> None:
@@ -209,10 +210,12 @@ def test_a_file_that_changes_meanwhile_is_not_put_together(store: ObjectStore, t
     for number in parted.numbers:
         parted.send(number)
     os.utime(path, (1, 1))
+    assert list(list_uploads(store, "changing/"))
     with pytest.raises(Exception, match="changed during its upload"):
         parted.complete()
     parted.close()
     assert there(store, "changing") == {}
+    assert not list(list_uploads(store, "changing/"))  # its parts would be billed
 
 
 def test_names_that_cannot_be_keys_are_named_and_the_rest_arrives(store: ObjectStore, tmp_path: Path) -> None:

@@ -336,6 +336,9 @@ def test_a_presigned_url_lends_the_object_out(store: ObjectStore, filled: str) -
         assert answer.read() == b"one"
     with pytest.raises(SettingsError):
         presigned_url(store, f"{filled}one", 8 * 24 * 3600)
+    public = presigned_url(store, "a b", 60, endpoint="https://oss-cn-hangzhou.aliyuncs.com")
+    assert public.startswith(f"https://{store.profile.bucket}.oss-cn-hangzhou.aliyuncs.com/a%20b?")
+    assert "x-oss-signature=" in public
 
 
 def test_restore_takes_what_is_archived_alone(sandboxed_bucket: Sandboxed, store: ObjectStore, prefix: str) -> None:

@@ -23,6 +23,10 @@ class MemoryStore:
     profile: Profile = SIMULATED
     classes: dict[str, str] = field(default_factory=dict)
     waiting: str = ""
+    endpoint: str = "http://127.0.0.1:9000"
+
+    def credentials_end(self) -> None:
+        return None
 
     def pausing(self, _pause: Pause) -> MemoryStore:
         return self

@@ -45,6 +45,11 @@ sys.addaudithook(_note_waiting)  # for good: hooks cannot be taken away
 
 
 @pytest.fixture(autouse=True)
+def _this_year_is_that_of_the_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ossconsole.tui.kit.text.now", lambda: START)
+
+
+@pytest.fixture(autouse=True)
 def _the_event_loop_never_waits() -> Iterator[None]:
     _waited.clear()
     yield

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +315,12 @@ async def test_checkpoints_are_shown_resumed_copied_to_best_and_compared(
         assert "50.0 %" in browser.text
         await browser.press("B")
         await browser.job_is_over()
+        assert bucket.get(f"{prefix}/best.pt") == checkpoint(1, 1.0)
+        await browser.goes_to("e2.pt")
+        await browser.until(lambda: "75.0 %" in browser.text or "epoch       2" in browser.text)
+        await browser.press("B")
+        await browser.until(lambda: "best.pt exists and would be replaced" in browser.text)
+        await browser.press("enter")
         assert bucket.get(f"{prefix}/best.pt") == checkpoint(1, 1.0)
         await browser.goes_to("e1.pt")
         await browser.press("space")
@@ -808,7 +815,8 @@ async def test_a_failed_listing_continues_where_it_stopped(make_app: AppMaker) -
         assert pages == 4
 
 
-async def test_rows_show_while_more_come_and_escape_stops(make_app: AppMaker) -> None:
+async def test_rows_show_while_more_come_and_escape_stops(make_app: AppMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "_SLOW_S", 0.0)
     store = FakeStore({f"{number:05d}": number for number in range(5000)})
     gate, asked = threading.Semaphore(2), threading.Semaphore(0)
 
@@ -821,7 +829,7 @@ async def test_rows_show_while_more_come_and_escape_stops(make_app: AppMaker) ->
         await past_opening(pilot)
         browser = Browser(pilot)
         await browser.until(lambda: "2,000+ objects" in browser.text)
-        assert "esc to stop" in browser.text
+        await browser.until(lambda: "no answer for 0 s (esc to stop)" in browser.text)
         await browser.press("s")
         await browser.until(lambda: "sorted among 2,000 loaded" in browser.text)
         await browser.press("escape")
@@ -913,9 +921,25 @@ async def test_u_uploads_a_file_to_the_folder_that_shows(
         await browser.press("u", *str(tmp_path / "missing"), "enter")
         await browser.until(lambda: "does not exist" in browser.text)
         await browser.press("ctrl+u", *str(tmp_path / "notes.txt"), "enter")
-        await browser.job_is_over()
         await browser.until(lambda: "notes.txt" in browser.text)
-    assert bucket.get(folder_of(bucket) + "notes.txt") == b"of this machine"
+        (tmp_path / "notes.txt").write_text("changed since")
+        await browser.press("u")
+        await browser.answer(PromptScreen, str(tmp_path / "notes.txt"))
+        await browser.until(lambda: "1 file in the bucket would be replaced" in browser.text)
+        await browser.press("right", "enter")
+        await browser.until(lambda: "what exists was left alone" in browser.notices)
+        assert bucket.get(folder_of(bucket) + "notes.txt") == b"of this machine"
+        await browser.press("u")
+        await browser.answer(PromptScreen, str(tmp_path / "notes.txt"))
+        await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
+        await browser.press("right", "right", "enter")
+        await browser.until(lambda: bucket.get(folder_of(bucket) + "notes.txt") == b"changed since")
+        (tmp_path / "tree").mkdir()
+        (tmp_path / "tree" / "leaf").write_text("leaf")
+        (tmp_path / "link").symlink_to(tmp_path / "tree")
+        await browser.press("u")
+        await browser.answer(PromptScreen, str(tmp_path / "link"))
+        await browser.until(lambda: "link/leaf" in keys(bucket))
 
 
 async def test_checkpoints_have_columns_for_run_epoch_step_and_accuracy(make_app: AppMaker) -> None:
@@ -1423,8 +1447,8 @@ async def test_failed_jobs_stay_until_they_are_retried_or_removed(
 async def test_a_job_that_ended_as_a_whole_says_why_in_the_list(make_app: AppMaker) -> None:
     store = MemoryStore({"data/1": b"1"})
 
-    def refuse(_: str) -> Iterator[ObjectSummary]:
-        raise StorageError("The temporary credentials have expired.")
+    def refuse(prefix: str) -> Iterator[ObjectSummary]:
+        raise StorageError(f"The temporary credentials have expired: {prefix}")
 
     store.list_all = refuse  # type: ignore[assignment, method-assign]
     async with make_app(services(store), "browse").run_test(size=(100, 30)) as pilot:
@@ -1500,3 +1524,21 @@ async def test_go_to_accepts_a_uri_and_refuses_that_of_another_bucket(make_app: 
         await browser.press("g")
         await browser.answer(PromptScreen, "/")
         await browser.until(lambda: browser.screen.model.prefix == "")
+
+
+async def test_a_url_for_others_has_a_host_that_answers_them_and_the_time_of_the_key(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sign(_: object, key: str, life_s: int, *, endpoint: str = "") -> str:
+        return f"{endpoint or 'inside'}/{key}?{'short' if life_s < 3600 else 'long'}"
+
+    monkeypatch.setattr(commands, "presigned_url", sign)
+    store = MemoryStore({"a": b"1"}, endpoint="https://oss-cn-hangzhou-internal.aliyuncs.com")
+    end = datetime.now(timezone.utc) + timedelta(minutes=10)
+    store.credentials_end = lambda: end  # type: ignore[method-assign, assignment]
+    async with make_app(services(store), "browse").run_test(size=(120, 30)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.press("y")
+        await browser.until(lambda: "in the region" in browser.text)
+        assert re.search(r"from anywhere +https://oss-cn-hangzhou\.", browser.text)
+        assert re.search(r"presigned, (9:5\d|10:00), in the region +inside/a\?short", browser.text)

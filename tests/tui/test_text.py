@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from ossconsole.tui.kit import text
 from ossconsole.tui.kit.glyphs import for_terminal
 from ossconsole.tui.kit.text import Line
+from tests.tui.fakes import START
 
 
 @pytest.mark.parametrize(
@@ -166,3 +167,8 @@ def test_a_word_longer_than_a_line_is_broken_and_not_cut() -> None:
     assert text.wrap("record /tmp/a-very-long-path is gone", 12) == ["record", "/tmp/a-very-", "long-path", "is gone"]
     assert text.wrap("数据集数据集", 5) == ["数据", "集数", "据集"]
     assert text.wrap("", 5) == [""]
+
+
+def test_a_short_moment_of_another_year_has_its_year() -> None:
+    assert text.short_moment(START) == "06-15 15:06"
+    assert text.short_moment(START - 400 * 24 * 3600) == "2024-05-11"

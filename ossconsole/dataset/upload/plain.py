@@ -54,7 +54,8 @@ class PlainUpload(Job):
         entries: Sequence[SyncEntry] | None = None,
     ) -> None:
         """Raises SettingsError when `source` is not a file or folder."""
-        super().__init__(f"Upload of {safe_text(str(source))}", threads=threads)
+        named = entries[0].path if entries and len(entries) == 1 else source
+        super().__init__(f"Upload of {safe_text(str(named))}", threads=threads)
         if problem := source_problem(source):
             raise SettingsError(f"{source} {problem}.", remedy="Enter a file or a folder.")
         self._store = store.pausing(self.wait_to_retry)

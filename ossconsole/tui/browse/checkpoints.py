@@ -37,6 +37,7 @@ from ossconsole.training.checkpoints.export import check_out, export_weights
 from ossconsole.training.settings import settings_of_checkpoint
 from ossconsole.tui.browse.browser import Browser
 from ossconsole.tui.browse.detail import FIELD_LABELS, field_text, metric_label, metric_text
+from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen
 from ossconsole.tui.kit.screen import ConsoleModal
 from ossconsole.tui.kit.scroll import Block, DetailView
 from ossconsole.tui.kit.text import Line, number, percent, shorten_middle, size, wrap
@@ -166,7 +167,11 @@ def train_from(screen: Browser) -> None:
     """Start a run that resumes from this checkpoint."""
     content = screen.detail.content if screen.detail else None
     if isinstance(content, CheckpointInfo):
-        screen.console.new_run(resume=content.name, known=_settings_of(content))
+        store, profile = screen.store, screen.services.profile
+        # A run resumes from the bucket of the profile: a bare key would name another object there.
+        elsewhere = store is not None and profile is not None and store.profile.bucket != profile.bucket
+        resume = store.uri(content.name) if store is not None and elsewhere else content.name
+        screen.console.new_run(resume=resume, known=_settings_of(content))
 
 
 def _settings_of(content: CheckpointInfo) -> dict[str, Any]:
@@ -176,7 +181,8 @@ def _settings_of(content: CheckpointInfo) -> dict[str, Any]:
     return known | ({"epochs": epoch + 1} if isinstance(epoch, int) else {})
 
 
-def best(screen: Browser) -> None:
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def best(screen: Browser) -> None:
     """Copy the checkpoint, on the server, to the best one of its model beside it, as training does."""
     store, detail = screen.store, screen.detail
     if store is None or detail is None or detail.info is None:
@@ -191,7 +197,18 @@ def best(screen: Browser) -> None:
     except ConsoleError as error:
         screen.show_error(error)
         return
+    exists = await screen.request(lambda: store.exists(target))
+    if exists is None or (exists and not await screen.ask(_best_question(target))):
+        return
     screen.run_job(job, lambda _: screen.model.refresh())
+
+
+def _best_question(target: str) -> ConfirmScreen:
+    return ConfirmScreen(
+        "Best checkpoint",
+        f"{safe_text(target)} exists and would be replaced by a copy of this checkpoint.",
+        (Choice("", "Cancel"), Choice("replace", "Replace", "warning")),
+    )
 
 
 NEEDS_CHECKPOINT = {"best", "train_from"}

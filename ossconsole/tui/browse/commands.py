@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual import work
 
+from ossconsole.config.endpoints import public_endpoint
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import is_folder, typed_path, working_folder
+from ossconsole.config.files import typed_path, working_folder
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, ImageContent, folder_images, show_image
 from ossconsole.dataset.manifest import Manifest
@@ -48,7 +50,7 @@ from ossconsole.tui.kit.dialogs import (
     TextScreen,
     TypedConfirmScreen,
 )
-from ossconsole.tui.kit.text import Line, shorten_middle, size
+from ossconsole.tui.kit.text import Line, duration, shorten_middle, size
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -287,10 +289,8 @@ async def addresses(screen: Browser) -> None:
     key = screen.table.view.rows.key(row)
     choices = [("URI", store.uri(key)), ("key", key), ("URL", store.url(key))]
     if not key.endswith("/"):
-        signed = await screen.request(lambda: presigned_url(store, key, _URL_LIFE_S))
-        if signed is not None:
-            choices.append(("presigned URL, valid for an hour", signed))
-    rows = [Line((f" {name:<33}", "dim"), (safe_text(text), "text")) for name, text in choices]
+        choices += await screen.request(lambda: _signed(store, key)) or []
+    rows = [Line((f" {name:<34}", "dim"), (safe_text(text), "text")) for name, text in choices]
     answer = await screen.ask(ListScreen("Copy an address", rows))
     if answer:
         name, text = choices[answer[1]]
@@ -300,6 +300,18 @@ async def addresses(screen: Browser) -> None:
             "tmux needs `set -g set-clipboard on`."
         )
         await screen.ask(TextScreen(name, safe_text(text), note, working_folder() / "oss-address.txt"))
+
+
+def _signed(store: ObjectStore, key: str) -> list[tuple[str, str]]:
+    """Presigned URLs with their names. An internal endpoint's does not work where a browser usually is."""
+    end = store.credentials_end()
+    left = _URL_LIFE_S if end is None else max(1, min(_URL_LIFE_S, int(end.timestamp() - time.time())))
+    time_left = "an hour" if left == _URL_LIFE_S else duration(left)
+    signed = presigned_url(store, key, left)
+    if not (public := public_endpoint(store.endpoint)):
+        return [(f"presigned URL, valid for {time_left}", signed)]
+    outside = presigned_url(store, key, left, endpoint=public)
+    return [(f"presigned, {time_left}, from anywhere", outside), (f"presigned, {time_left}, in the region", signed)]
 
 
 # Counting, checking, images
@@ -343,33 +355,6 @@ async def image(screen: Browser) -> None:
     if shown.is_part and detail.info is not None and detail.info.size <= MAX_SAMPLE_BYTES:
         shown = await screen.request(lambda: show_image(store.get(detail.key))) or shown
     await screen.ask(ImageScreen(safe_text(detail.key), shown.pixels))
-
-
-@work(exclusive=True, group="dialog", exit_on_error=False)
-async def upload(screen: Browser) -> None:
-    """Upload a file or a folder from this machine, as it is, to the folder that shows."""
-    store, folder = screen.store, screen.model.prefix.rpartition("/")[0]
-    if store is None:
-        return
-    from ossconsole.dataset.upload.plain import PlainUpload
-
-    question = f"A file or a folder of this machine; its objects go below {safe_text(store.uri(folder))}."
-    text = await screen.ask(PromptScreen("Upload", question, check=_existing))
-
-    def make() -> PlainUpload:
-        source = typed_path(text.strip())
-        return PlainUpload(store, source, f"{folder}/{source.name}" if is_folder(source) else folder)
-
-    job = await screen.request(make) if text else None
-    if job is not None:
-        screen.run_job(job, lambda _: screen.model.refresh())
-
-
-def _existing(text: str) -> None:
-    """Raises ConsoleError unless it is the path of a file or a folder; blocks."""
-    path = typed_path(text.strip())
-    if not text.strip() or not path.exists():
-        raise ConsoleError(f"{safe_text(text.strip()) or 'An empty path'} does not exist.", remedy="Enter a path.")
 
 
 def images(screen: Browser) -> None:

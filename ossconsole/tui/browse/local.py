@@ -30,7 +30,7 @@ from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.screen import ConsoleModal
 from ossconsole.tui.kit.scroll import Block, DetailView
 from ossconsole.tui.kit.table import VirtualTable
-from ossconsole.tui.kit.text import Line, moment, shorten_middle, size
+from ossconsole.tui.kit.text import Line, moment, short_moment, shorten_middle, size
 
 _COLUMNS = (SortKey.NAME, SortKey.SIZE, SortKey.MODIFIED)
 _RIGHT_MARGIN = 1  # cells
@@ -227,7 +227,7 @@ class LocalPane(Vertical):
                 line.add(shorten_middle(name, cells, self._glyphs.ellipsis), style)
             elif column.key is SortKey.MODIFIED:
                 date = moment(entry.modified)
-                line.add(date if cells >= len(date) else date[5:16], "dim")
+                line.add(date if cells >= len(date) else short_moment(entry.modified), "dim")
             elif not entry.is_folder:
                 line.add(size(entry.size).rjust(cells), "dim")
         return line

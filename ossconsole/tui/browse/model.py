@@ -165,6 +165,11 @@ class BrowseModel:
         return self._incoming is not None
 
     @property
+    def unanswered_s(self) -> float:
+        """How long the listing, or the refresh of it, has had no answer, seconds."""
+        return (self._incoming or self.listing).unanswered_s
+
+    @property
     def error(self) -> ConsoleError | None:
         """Why the listing, or the refresh of it, ended early."""
         return self.listing.error or self._refresh_error

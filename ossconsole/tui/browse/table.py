@@ -17,7 +17,7 @@ from ossconsole.storage.objects import SYMLINK
 from ossconsole.tui.browse.model import BrowseModel
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.table import Row, RowPainter, VirtualTable, row_bindings
-from ossconsole.tui.kit.text import Line, moment, shorten_middle, size, wrap
+from ossconsole.tui.kit.text import SHORT_MOMENT, Line, moment, short_moment, shorten_middle, size, wrap
 
 _MARGIN = 3  # marks for selection and folder
 
@@ -41,14 +41,13 @@ COLUMNS = (
 
 
 _FULL_DATES_FROM = 90  # cells of the table
-_SHORT_DATE = 11
 
 
 def columns(width: int, keys: Sequence[SortKey] = tuple(SortKey)) -> list[tuple[Column, int, int]]:
     """The visible columns of a table of `width` cells, each with its first cell and its width."""
     shown = [column for column in COLUMNS if width >= column.needs and column.key in keys]
     if width < _FULL_DATES_FROM:  # names need the cells more than years and seconds do
-        shown = [replace(column, width=_SHORT_DATE) if column.key is SortKey.MODIFIED else column for column in shown]
+        shown = [replace(column, width=SHORT_MOMENT) if column.key is SortKey.MODIFIED else column for column in shown]
     name = width - _MARGIN - sum(column.width + 2 for column in shown if column.width)
     placed, at = [], _MARGIN
     for column in shown:
@@ -98,8 +97,8 @@ def _figure(rows: ObjectRows, row: int, key: SortKey, cells: int) -> str:
         text = "-" if rows.type(row) == SYMLINK else size(rows.size(row))
         return text.rjust(cells)
     if key is SortKey.MODIFIED:
-        date = moment(rows.modified(row))
-        return date[5:16] if cells == _SHORT_DATE else date
+        modified = rows.modified(row)
+        return short_moment(modified) if cells == SHORT_MOMENT else moment(modified)
     return rows.type(row) if rows.type(row) == SYMLINK else rows.storage_class(row)
 
 
@@ -135,6 +134,7 @@ def connecting_lines(refusal: str, width: int) -> list[Line]:
 
 
 _ERROR_ROWS = 3
+_SLOW_S = 3.0
 
 
 def status_lines(model: BrowseModel, glyphs: Glyphs, width: int, waiting: str = "") -> list[Line]:
@@ -181,6 +181,8 @@ def _plus(model: BrowseModel) -> str:
 
 
 def _activity(model: BrowseModel, glyphs: Glyphs) -> str:
+    if model.unanswered_s > _SLOW_S:
+        return f"  no answer for {model.unanswered_s:.0f} s (esc to stop)"
     if model.refreshing:
         return f"  refreshing{glyphs.ellipsis} (esc to stop)"
     if model.loading:

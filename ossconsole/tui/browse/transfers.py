@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
@@ -10,7 +13,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import is_folder, typed_path, working_folder
 from ossconsole.config.text import counted, safe_text
+from ossconsole.dataset.manifest import key_problem
 from ossconsole.storage.jobs.actions import key_of
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.jobs.sync import Direction, SyncComparison, SyncDifference, SyncEntry, SyncPlan
@@ -19,7 +24,7 @@ from ossconsole.tui.browse.browser import Browser
 from ossconsole.tui.browse.jobs import job_ended
 from ossconsole.tui.browse.local import LocalPane
 from ossconsole.tui.kit.canvas import Panel
-from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, TypedConfirmScreen
+from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, PromptScreen, TypedConfirmScreen
 from ossconsole.tui.kit.screen import ConsoleModal
 from ossconsole.tui.kit.table import VirtualTable
 from ossconsole.tui.kit.text import Line, shorten_middle, size
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
 
 _KEEP, _REPLACE = "keep", "replace"
+_NAMES_SHOWN, _NAME_CELLS = 6, 66
 
 Command = Callable[[Browser], object]
 
@@ -82,7 +88,40 @@ def upload(screen: Browser) -> None:
     if screen.local.in_use:
         _copy(screen, Direction.UPLOAD, [entry.sync_name for entry in screen.local.targets])
     else:
-        commands.upload(screen)
+        _upload_typed(screen)
+
+
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def _upload_typed(screen: Browser) -> None:
+    store, base = screen.store, screen.model.rows.base
+    if store is None:
+        return
+    question = f"A file or a folder of this machine; its objects go below {safe_text(store.uri(base))}."
+    text = await screen.ask(PromptScreen("Upload", question, check=_existing))
+    if not text:
+        return
+    source = _absolute(text)
+    if await asyncio.to_thread(is_folder, source):
+        compared = SyncComparison(store, source, f"{base}{source.name}/", Direction.UPLOAD)
+    else:
+        compared = SyncComparison(store, source.parent, base, Direction.UPLOAD, names=[source.name])
+    await _carry_out(screen, store, compared)
+
+
+def _absolute(text: str) -> Path:
+    """The path as typed, with the name of a link and not that of its target."""
+    return Path(os.path.abspath(working_folder() / typed_path(text.strip())))  # noqa: PTH100 - resolve follows links
+
+
+def _existing(text: str) -> None:
+    """Raises ConsoleError unless it is the path of a file or a folder with a name that a key can have; blocks."""
+    path = _absolute(text)
+    if not text.strip() or not path.exists():
+        raise ConsoleError(f"{safe_text(text.strip()) or 'An empty path'} does not exist.", remedy="Enter a path.")
+    if not path.name:
+        raise ConsoleError(f"{path} has no name that its objects could have.", remedy="Enter a file or a folder in it.")
+    if problem := key_problem(path.name):
+        raise ConsoleError(f"{safe_text(str(path))}: {problem}.", remedy="Rename it.")
 
 
 @work(exclusive=True, group="dialog", exit_on_error=False)
@@ -90,7 +129,13 @@ async def _copy(screen: Browser, direction: Direction, names: Sequence[str]) -> 
     store = screen.store
     if store is None or not names:
         return
-    plan = await _compared(screen, store, direction, names)
+    base = screen.model.rows.base
+    await _carry_out(screen, store, SyncComparison(store, screen.local.folder, base, direction, names=names))
+
+
+async def _carry_out(screen: Browser, store: ObjectStore, comparison: SyncComparison) -> None:
+    """Copies what is new, and what differs after a question."""
+    plan = await _compared(screen, comparison)
     if plan is None:
         return
     replace, (changed, _) = False, plan.total(SyncDifference.CHANGED)
@@ -100,19 +145,31 @@ async def _copy(screen: Browser, direction: Direction, names: Sequence[str]) -> 
             return
         replace = answer == _REPLACE
     if not _start(screen, store, plan, replace=replace, delete=False):
-        screen.notify("Nothing to copy: the other side has the same files.", timeout=4)
+        screen.notify(f"Nothing to copy: {_why_nothing(plan)}.", timeout=5)
+
+
+def _why_nothing(plan: SyncPlan) -> str:
+    if plan.of(SyncDifference.CHANGED):
+        return "what exists was left alone"
+    if plan.others:
+        return "links to folders, pipes and sockets are left alone"
+    return "the other side has the same files"
+
+
+def _names(entries: Sequence[SyncEntry]) -> list[str]:
+    """The first names, each in one line of a dialog; cut at their ends, different names would look alike."""
+    names = [f"  {shorten_middle(safe_text(entry.key), _NAME_CELLS)}" for entry in entries[:_NAMES_SHOWN]]
+    more = len(entries) - _NAMES_SHOWN
+    return [*names, *([f"  and {more:,} more"] if more > 0 else [])]
 
 
 def _replace_question(plan: SyncPlan) -> ConfirmScreen:
     changed = plan.of(SyncDifference.CHANGED)
-    names = [f"  {safe_text(entry.key)[:68]}" for entry in changed[:6]]
-    if len(changed) > 6:
-        names.append(f"  and {len(changed) - 6:,} more")
     where = "in the bucket" if plan.direction is Direction.UPLOAD else "on this machine"
     text = f"{counted(len(changed), 'file')} {where} would be replaced by others of the same name:"
     return ConfirmScreen(
         "Files exist already",
-        "\n".join([text, *names]),
+        "\n".join([text, *_names(changed)]),
         (Choice("", "Cancel"), Choice(_KEEP, "Skip them"), Choice(_REPLACE, "Replace", "warning")),
     )
 
@@ -133,7 +190,10 @@ async def sync(screen: Browser) -> None:
     question = f"Compare both folders, with their subfolders. The plan is shown before anything is copied.\n\n{base}\n"
     question += safe_text(str(screen.local.folder))
     answer = await screen.ask(ConfirmScreen("Sync", question, choices))
-    plan = await _compared(screen, store, Direction(answer), None) if answer else None
+    if not answer:
+        return
+    compared = SyncComparison(store, screen.local.folder, screen.model.rows.base, Direction(answer))
+    plan = await _compared(screen, compared)
     if plan is None:
         return
     decided = await screen.ask(SyncScreen(plan, store.uri(plan.prefix)))
@@ -145,11 +205,8 @@ async def sync(screen: Browser) -> None:
     _start(screen, store, plan, replace=replace, delete=delete)
 
 
-async def _compared(
-    screen: Browser, store: ObjectStore, direction: Direction, names: Sequence[str] | None
-) -> SyncPlan | None:
+async def _compared(screen: Browser, job: SyncComparison) -> SyncPlan | None:
     """The plan, compared by a job; None where that fails or is cancelled."""
-    job = SyncComparison(store, screen.local.folder, screen.model.rows.base, direction, names=names)
     screen.run_job(job)
     await job_ended(job)
     return job.plan
@@ -159,10 +216,9 @@ def _delete_question(plan: SyncPlan) -> TypedConfirmScreen:
     number, amount = plan.total(SyncDifference.EXTRA)
     up = plan.direction is Direction.UPLOAD
     what = counted(number, "object" if up else "file")
-    names = "\n".join(f"  {safe_text(entry.key)[:68]}" for entry in plan.of(SyncDifference.EXTRA)[:6])
-    more = f"\n  and {number - 6:,} more" if number > 6 else ""
+    names = "\n".join(_names(plan.of(SyncDifference.EXTRA)))
     where = "in the bucket" if up else f"on this machine, in {safe_text(str(plan.folder))}"
-    text = f"{what}, {size(amount)}, {where}, which the other side does not have:\n{names}{more}"
+    text = f"{what}, {size(amount)}, {where}, which the other side does not have:\n{names}"
     return TypedConfirmScreen("Delete", text, word=f"delete {number}", button="Sync and delete")
 
 

@@ -272,3 +272,18 @@ def clock(unix: float) -> str:
 def moment(unix: float) -> str:
     """The local date and time of a Unix time."""
     return datetime.fromtimestamp(unix, timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+SHORT_MOMENT = 11
+"""The cells of `short_moment`."""
+
+
+def short_moment(unix: float) -> str:
+    """The local date and time without the year, as `06-15 15:06`; of another year than this one, the date alone."""
+    full = moment(unix)
+    return full[5:16] if full[:4] == moment(now())[:4] else full[:10]
+
+
+def now() -> float:
+    """Unix time; in tests, that of their pictures."""
+    return time.time()
