@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.distributed import HashStore
 from torch.utils.data import DataLoader, TensorDataset
 
 import ossconsole
@@ -401,7 +400,7 @@ def test_a_record_that_cannot_be_written_is_said_once(caplog: pytest.LogCaptureF
 
 
 def test_ranks_that_do_not_watch_their_loop_are_named(caplog: pytest.LogCaptureFixture) -> None:
-    store = HashStore()
+    store = torch.distributed.HashStore()
     store.set("2", "here")
     name_absent(store, 0, 4, timedelta(milliseconds=1))
     assert [record.getMessage() for record in caplog.records] == [

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from ossconsole.config.credentials import Credentials, CredentialSource
     from ossconsole.config.profiles import Profile
 
+SUMMARIES = (BenchSummary, EmulationSummary, CheckpointSummary)
+"""The last events of benchmarks."""
+
 SUFFIX = ".json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _REMEDY = "`ossconsole bench list` names the saved ones."
@@ -279,7 +282,7 @@ def _nic() -> str:
 def saved_now(name: str, found: Provenance, events: Sequence[object]) -> SavedBench:
     """A benchmark from its events, the last of which is the summary."""
     summary = events[-1]
-    assert isinstance(summary, BenchSummary | EmulationSummary | CheckpointSummary)  # noqa: S101
+    assert isinstance(summary, SUMMARIES)  # noqa: S101
     return SavedBench(
         name=name,
         saved=time.time(),
