@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping
+import operator
+import pickle
+import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 
+from ossconsole.api.arguments import ArgumentError
 from ossconsole.api.profile import open_profile
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
@@ -38,7 +42,9 @@ class OssCheckpoints:
     def __init__(
         self, name: str, *, keep: int = 3, profile: str = "", bucket: str = "", region: str = "", prefix: str = ""
     ) -> None:
+        _check_name(name, keep)
         self._name = name
+        self._closed = False
         with contextlib.ExitStack() as resources:
             flags = {"profile": profile, "bucket": bucket, "region": region, "checkpoint_prefix": prefix}
             opened = open_profile(resources, flags)
@@ -69,13 +75,17 @@ class OssCheckpoints:
         The tensors are copied first, so that training may continue; without `background` the write is complete when
         this returns. `top1` (a fraction of 1) decides which one is the best. One is written at a time: this waits for
         the one before. Raises ConsoleError when a write failed, of the one before too; earlier checkpoints are kept.
+        Raises ArgumentError for a `state` that `load` would refuse, because code runs when it is loaded.
         """
+        if self._closed:
+            raise ConsoleError("These OssCheckpoints were closed.", remedy="Make new ones, or close them later.")
         self.wait()
+        top1 = None if top1 is None else float(top1)
         is_best = top1 is not None and top1 > self._best
-        buffer = io.BytesIO()
-        torch.save(map_tensors(dict(state), lambda tensor: tensor.detach().to("cpu", copy=True)), buffer)
+        data = _serialized(state)
+        step, epoch = _whole("step", step), _whole("epoch", epoch)
         progress = RunProgress(epoch=epoch, step=step, train_sums=[], metrics={"top1": top1})
-        self._writing = self._writer.submit(self._save, buffer.getvalue(), progress, is_best)
+        self._writing = self._writer.submit(self._save, data, progress, is_best)
         written = self._writing
         if not background:
             self.wait()
@@ -98,6 +108,8 @@ class OssCheckpoints:
 
         It is loaded without running code. Raises ConsoleError where there is none, or where it is not a dictionary.
         """
+        if self._closed:
+            raise ConsoleError("These OssCheckpoints were closed.", remedy="Make new ones, or close them later.")
         keys = {LATEST: stable_key(self._prefix, self._name), BEST: best_key(self._prefix, self._name)}
         key = keys.get(which, which)
         try:
@@ -113,6 +125,7 @@ class OssCheckpoints:
 
     def close(self) -> None:
         """Waits for the write under way, and ends the writer. Raises ConsoleError when that write failed."""
+        self._closed = True
         try:
             self.wait()
         finally:
@@ -123,3 +136,54 @@ class OssCheckpoints:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _check_name(name: object, keep: object) -> None:
+    """Raises ArgumentError."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ArgumentError(
+            f"ossconsole.OssCheckpoints got the name {name!r}.",
+            remedy="Give one of letters, digits, dots, hyphens and underscores; the folder is the prefix.",
+        )
+    _whole("keep", keep)
+
+
+def _whole(argument: str, value: Any) -> int:
+    """The integer, also of NumPy or of a tensor with one element. Raises ArgumentError."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = -1
+    if found < 0:
+        raise ArgumentError(
+            f"ossconsole.OssCheckpoints got {argument}={value!r}.", remedy="Give a whole number of 0 or more."
+        )
+    return found
+
+
+def _serialized(state: Mapping[str, Any]) -> bytes:
+    """The file of torch.save with copies of the tensors. Raises ArgumentError where `load` would refuse it."""
+    if not isinstance(state, Mapping):
+        raise ArgumentError(
+            f"The state is a {type(state).__name__}, no dictionary.",
+            remedy='Save model.state_dict(), or several in a dictionary: {"model": model.state_dict(), "step": step}.',
+        )
+    buffer = io.BytesIO()
+    try:
+        torch.save(map_tensors(dict(state), lambda tensor: tensor.detach().to("cpu", copy=True)), buffer)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:  # of a lambda, a file, a lock
+        raise ArgumentError(f"The state cannot be saved: {error}.", remedy=_PLAIN) from error
+    buffer.seek(0)
+    find = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)  # torch 2.5 lacks it
+    foreign: Sequence[str] = find(buffer) if find is not None else ()
+    if foreign:
+        names = ", ".join(sorted(foreign)[:_NAMES_SHOWN])
+        raise ArgumentError(f"The state needs {names} to be loaded, which is code: load() refuses it.", remedy=_PLAIN)
+    return buffer.getvalue()
+
+
+_NAMES_SHOWN = 3
+_PLAIN = "Save tensors and plain values, such as model.state_dict(), vars(args), float(x) and str(path)."

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ossconsole.api.arguments import ArgumentError, checked
 from ossconsole.api.profile import open_profile
 from ossconsole.api.ranks import this_rank, world_size
 from ossconsole.cli.sandbox import fill_sandbox
@@ -27,7 +28,7 @@ from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.failover import FailoverLoader
 from ossconsole.training.loading.loader import Batch, sample_transform
 from ossconsole.training.plan import BatchRequest, Plan, Split
-from ossconsole.training.settings import TrainSettings
+from ossconsole.training.settings import Positive, TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,12 @@ class _Position:
     iteration: int = 0
 
 
+class _ImagesSettings(TrainSettings, frozen=True, kw_only=True):
+    """The settings of a loader: its batch size is never automatic."""
+
+    batch_size: Positive = 64
+
+
 class OssImages:
     """An iterable of `(images, labels)` batches of one split, read by the connector in processes of their own.
 
@@ -61,7 +68,8 @@ class OssImages:
     reads its own part of every batch of `batch_size` times the number of ranks. `val_labels` and `class_index` are the
     label files of a dataset without a manifest, as in `ossconsole train`.
 
-    Raises ConsoleError: for example without a profile, without credentials, or without such a dataset.
+    Raises ArgumentError for a value that an argument cannot have, and other ConsoleErrors: for example without a
+    profile, without credentials, or without such a dataset.
     """
 
     def __init__(
@@ -83,24 +91,25 @@ class OssImages:
         val_labels: str = "",
         class_index: str = "",
     ) -> None:
-        self.batch_size = batch_size
-        self.num_workers = workers
         self.last_batch: Batch | None = None
         """The newest batch with its figures, for `ossconsole.watch`."""
         self._split = _split(split)
-        self._device = None if device is None else torch.device(device)
-        self._settings = TrainSettings(
-            epochs=_EPOCHS,
-            batch_size=batch_size,
-            workers=workers,
-            image_size=image_size,
-            augment=self._split is Split.TRAIN if augment is None else augment,
-            endpoint=EndpointKind(endpoint),
-            seed=seed,
-            val_split=val_split,
-            val_labels=val_labels,
-            class_index=class_index,
-        )
+        self._device = None if device is None else _device(device)
+        arguments = {
+            "epochs": _EPOCHS,
+            "batch_size": batch_size,
+            "workers": workers,
+            "image_size": image_size,
+            "augment": self._split is Split.TRAIN if augment is None else augment,
+            "endpoint": endpoint,
+            "seed": seed,
+            "val_split": val_split,
+            "val_labels": val_labels,
+            "class_index": class_index,
+        }
+        self._settings = checked(_ImagesSettings, "ossconsole.OssImages", arguments)
+        self.batch_size, self.num_workers = self._settings.batch_size, self._settings.workers
+        self._closed = False
         self._position = _Position()
         self._source: FailoverLoader | None = None
         self._plan: Plan | None = None
@@ -147,14 +156,22 @@ class OssImages:
         return training if self._split is Split.TRAIN else plan.batches_per_epoch - training
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        self._check_open()
         if self._position.in_epoch and not self._position.resumed:
             self._skip_epoch()
         self._position.resumed = False
         self._position.iteration += 1
         return self._epoch(self._source or self._open(), self._position.iteration)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConsoleError(
+                "These OssImages were closed.", remedy="Make new ones, or close them after the last loop."
+            )
+
     def _epoch(self, source: FailoverLoader, iteration: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
+            self._check_open()
             if iteration != self._position.iteration:
                 raise ConsoleError(
                     "These OssImages are iterated twice at the same time.", remedy="Use one OssImages for each loop."
@@ -182,7 +199,16 @@ class OssImages:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues after the batch of `state`. Raises ConsoleError where dataset, seed or batch size differ."""
+        """Continues after the batch of `state`.
+
+        Raises ConsoleError where dataset, seed or batch size differ, or where it is not what `state_dict` returned.
+        """
+        after = state.get("next") if isinstance(state, Mapping) else None
+        if not isinstance(after, int) or after < 0:
+            raise ArgumentError(
+                "This is not a state of OssImages: it has no number of the next batch.",
+                remedy="Give what state_dict() of OssImages returned.",
+            )
         for name, mine in self._order().items():
             if state.get(name) != mine:
                 raise ConsoleError(
@@ -191,10 +217,11 @@ class OssImages:
                 )
         self._close_source()
         place = self._position
-        place.next, place.in_epoch, place.resumed = int(state["next"]), bool(state["in_epoch"]), True
+        place.next, place.in_epoch, place.resumed = after, bool(state.get("in_epoch")), True
 
     def close(self) -> None:
-        """Ends the readers."""
+        """Ends the readers. A second call does nothing."""
+        self._closed = True
         self._close_source()
         self._resources.close()
 
@@ -291,6 +318,24 @@ def _check_split(data: TrainingData, split: Split, store: ObjectStore) -> None:
             f"The dataset {store.uri(data.prefix)} has no {split} split.",
             remedy="Upload images to it, or hold out some of the training images with val_split.",
         )
+
+
+def _device(device: torch.device | str) -> torch.device:
+    """The device, a GPU with its index, which CUDA needs: that of the current one where it is not given."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ArgumentError(
+            f"ossconsole.OssImages got device={device!r}, which is no device of torch.", remedy='Give "cuda" or "cpu".'
+        ) from error
+    if found.type != "cuda":
+        return found
+    if not torch.cuda.is_available():
+        raise ArgumentError(
+            "ossconsole.OssImages got device='cuda', and PyTorch cannot use a GPU here.",
+            remedy='`ossconsole doctor` says why; device="cpu" needs none.',
+        )
+    return found if found.index is not None else torch.device("cuda", torch.cuda.current_device())
 
 
 def _split(name: str) -> Split:

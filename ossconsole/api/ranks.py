@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from ossconsole.config.errors import ConsoleError
+
+log = logging.getLogger(__name__)
+
 _PATIENCE = timedelta(days=7)
 """How long ranks wait for one that is paused; a rank that ended closes its connections, which ends the wait."""
+
+_LATE = timedelta(seconds=30)
+"""After this time, ranks that do not watch their loop are named."""
+
+_exchanges = itertools.count()
 
 
 class RankTimes(NamedTuple):
@@ -49,6 +60,10 @@ class RankExchange:
     def __init__(self, distributed: Any) -> None:
         self._torch = sys.modules["torch"]
         self._distributed = distributed
+        default_store = getattr(distributed.distributed_c10d, "_get_default_store", None)  # not public
+        if default_store is not None:
+            store = distributed.PrefixStore(f"ossconsole/watch/{next(_exchanges)}", default_store())
+            name_absent(store, distributed.get_rank(), distributed.get_world_size(), _LATE)
         self._group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
         self._work: Any = None
         self._received: Any = None
@@ -60,10 +75,39 @@ class RankExchange:
         self._work = self._distributed.all_gather(self._received, sent, group=self._group, async_op=True)
 
     def take(self) -> tuple[Sequence[RankTimes], bool]:
-        """The figures of all ranks for the step posted last, and whether any of them stops; empty before the first."""
+        """The figures of all ranks for the step posted last, and whether any of them stops; empty before the first.
+
+        Raises ConsoleError where another rank has ended.
+        """
         if self._work is None:
             return (), False
-        self._work.wait()
-        self._work = None
+        work, self._work = self._work, None
+        try:
+            work.wait()
+        except RuntimeError as error:  # the text of gloo names neither the rank nor the reason
+            raise ConsoleError(
+                "Another rank of this job has ended, or has made fewer steps than this one.",
+                remedy="The output of that rank says why: look for the first failure of the job.",
+            ) from error
         rows = [row.tolist() for row in self._received]
         return [RankTimes(wait_s, step_s) for wait_s, step_s, _ in rows], any(stop for *_, stop in rows)
+
+
+def name_absent(store: Any, rank: int, world: int, patience: timedelta) -> None:
+    """Waits until all ranks have come here; logs which ones have not after `patience`.
+
+    A rank that does not watch its loop would hold up the others without a word. It may also be late only.
+    """
+    keys = [str(each) for each in range(world)]
+    store.set(keys[rank], "here")
+    try:
+        store.wait(keys, patience)
+    except RuntimeError:
+        absent = [key for key in keys if not store.check([key])]
+        ranks = f"rank {absent[0]}" if len(absent) == 1 else f"ranks {', '.join(absent)}"
+        if absent:
+            log.warning(
+                "Rank %d waits for %s to iterate over a watched loader. Call ossconsole.watch on every rank.",
+                rank,
+                ranks,
+            )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import builtins
 import contextlib
+import operator
 import os
 import sys
 import threading
@@ -12,10 +14,14 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import msgspec
+
+from ossconsole.api.arguments import checked
 from ossconsole.api.ranks import RankExchange, RankTimes, process_group, this_rank, world_size
 from ossconsole.api.recorder import StepRecorder, StepTimer, to_host
 from ossconsole.api.watched_run import WatchedLoop, WatchedRun
 from ossconsole.config.errors import ConsoleError
+from ossconsole.training.settings import NotNegative
 
 if TYPE_CHECKING:
     from ossconsole.api.images import OssImages
@@ -31,6 +37,13 @@ class WatchError(ConsoleError):
     """A loader that cannot be watched in this way, or a figure that is not a number."""
 
 
+class _Numbers(msgspec.Struct, frozen=True):
+    """The numbers that `watch` is given; 0 where they are not."""
+
+    epochs: NotNegative
+    batch_size: NotNegative
+
+
 def watch(
     loader: Iterable[T],
     *,
@@ -43,21 +56,29 @@ def watch(
     Iterate over the result as over the loader, once per epoch. `epochs` and `batch_size` are shown where given; the
     size of a batch is otherwise read from its first tensor. `on_checkpoint` is called between two steps when the
     console requests a checkpoint. A process watches one loader: a second call with the same one returns the same Watch.
-    On ranks other than 0 of a `torchrun` job the batches are yielded and not recorded.
+    On ranks other than 0 of a `torchrun` job, which call this too, the batches are yielded and not recorded. In a
+    notebook another loader replaces the one before.
 
-    Raises WatchError while another loader is watched, and ConsoleError where the run's record cannot be written.
+    Raises WatchError while another loader is watched, ArgumentError for a number below 0, and ConsoleError where the
+    run's record cannot be written.
     """
     global _active  # noqa: PLW0603 - a process has one run
+    numbers = checked(_Numbers, "ossconsole.watch", {"epochs": epochs, "batch_size": batch_size})
+    _check_usable(loader, on_checkpoint)
     with _lock:
         active = _active
         if active is not None and active.is_open:
             if active.loader is loader or active is loader:
                 return active
+            if _is_interactive():  # the cell was run again: none of its loops can still be running
+                active.close()
+                active = None
+        if active is not None and active.is_open:
             raise WatchError(
                 f"This process watches a {active.name} already, and can watch one loader at a time.",
                 remedy="Watch the training loader alone, or call close() on the first Watch.",
             )
-        _active = Watch(loader, epochs=epochs, batch_size=batch_size, on_checkpoint=on_checkpoint)
+        _active = Watch(loader, epochs=numbers.epochs, batch_size=numbers.batch_size, on_checkpoint=on_checkpoint)
         return _active
 
 
@@ -71,7 +92,7 @@ class Watch(Generic[T]):
         self.name = type(loader).__name__
         self._pid = os.getpid()
         self._given_batch_size = batch_size
-        self._batch_size = batch_size or int(getattr(loader, "batch_size", 0) or 0)
+        self._batch_size = batch_size or _count(loader, "batch_size") or 0
         self._iterating = False
         self._logged: dict[str, Any] = {}
         self._closed = False
@@ -88,7 +109,7 @@ class Watch(Generic[T]):
         images = _as_oss_images(self.loader)
         loop = WatchedLoop(
             loader=self.name,
-            workers=int(getattr(self.loader, "num_workers", 0) or 0),
+            workers=_count(self.loader, "num_workers"),
             batch_size=self._batch_size,
             epochs=epochs,
             steps_per_epoch=_length(self.loader) or 0,
@@ -151,9 +172,12 @@ class Watch(Generic[T]):
         if self._steps is not None:
             self._steps.begin_epoch()
         try:
+            begun = time.perf_counter()
             batches = iter(self.loader)
+            starting_s = time.perf_counter() - begun  # of worker processes: a part of the wait for the first batch
             while not self._is_to_end():
-                requested = time.perf_counter()
+                requested = time.perf_counter() - starting_s
+                starting_s = 0.0
                 try:
                     batch = next(batches)
                 except StopIteration:
@@ -219,12 +243,19 @@ class Watch(Generic[T]):
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        self.close(_words(error) if error is not None else "")
+        self._close_after(error)
+
+    def _close_after(self, error: object) -> None:
+        """Closes the run: failed after an exception, stopped after Ctrl-C."""
+        if isinstance(error, KeyboardInterrupt) and self._run is not None:
+            self._run.stop()
+        failed = isinstance(error, BaseException) and not _is_wanted(error)
+        self.close(_words(error) if failed else "")
 
     def _close_at_exit(self) -> None:
         with contextlib.suppress(ConsoleError):
-            error = getattr(sys, "last_value", None)  # set where the script ended with an exception
-            self.close(_words(error) if isinstance(error, BaseException) else "")
+            # Set where the script ended with an exception; in a notebook by any earlier cell.
+            self._close_after(None if _is_interactive() else getattr(sys, "last_value", None))
 
 
 class WatchedIterator(Iterator[T]):
@@ -244,6 +275,37 @@ class WatchedIterator(Iterator[T]):
         return next(self.batches)
 
 
+def _check_usable(loader: object, on_checkpoint: object) -> None:
+    """Raises WatchError for arguments of a wrong type."""
+    if not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+        raise WatchError(
+            f"A {type(loader).__name__} is no loader: it cannot be iterated.",
+            remedy="Watch a DataLoader, or any other iterable of batches.",
+        )
+    if on_checkpoint is not None and not callable(on_checkpoint):
+        raise WatchError(
+            f"on_checkpoint is a {type(on_checkpoint).__name__}, no function.", remedy="Give a function that saves."
+        )
+
+
+def _is_interactive() -> bool:
+    """Whether cells or lines are run one after the other: in a notebook, IPython, or Python's own prompt."""
+    return hasattr(sys, "ps1") or hasattr(builtins, "__IPYTHON__")
+
+
+def _is_wanted(error: BaseException) -> bool:
+    """Whether an exception ends a script without a failure: Ctrl-C, or `sys.exit()` with code 0."""
+    return isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in {None, 0})
+
+
+def _count(loader: object, attribute: str) -> int | None:
+    """A number that a loader states, such as `num_workers`; None where it states none."""
+    try:
+        return max(0, operator.index(getattr(loader, attribute, None)))  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
 def samples_in(batch: Any) -> int:
     """The length of the first tensor or array of a batch, also within tuples, lists and dictionaries; 0 without one."""
     if isinstance(batch, Mapping):
@@ -251,7 +313,10 @@ def samples_in(batch: Any) -> int:
     if isinstance(batch, list | tuple):
         return next((count for each in batch if (count := samples_in(each))), 0)
     shape = getattr(batch, "shape", None)
-    return int(shape[0]) if shape is not None and len(shape) else 0
+    try:
+        return int(shape[0]) if shape is not None and len(shape) else 0
+    except (TypeError, ValueError):  # a `shape` of another kind
+        return 0
 
 
 def _figure(name: str, value: Any, *, later: bool) -> Any:
@@ -274,9 +339,9 @@ def _length(loader: object) -> int | None:
     """The number of batches of an epoch; None where the loader does not know it."""
     try:
         return len(loader)  # type: ignore[arg-type]
-    except TypeError:  # also from the DataLoader of an iterable dataset
+    except (TypeError, NotImplementedError, AttributeError, ValueError):  # from the dataset of a DataLoader too
         return None
 
 
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def _words(error: object) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")

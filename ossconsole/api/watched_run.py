@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
-import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +28,8 @@ from ossconsole.telemetry.sampler import Sampler, TelemetrySample
 from ossconsole.training.context import Controls, RunContext
 from ossconsole.training.remote.control import ControlServer
 
+log = logging.getLogger(__name__)
+
 _SAMPLE_EVERY_S = 4.0  # each reading makes the script's loop wait for some changes of threads
 _FIRST_SAMPLE_S = 2.0  # the first reading loads NVML, which would slow down the first steps
 _PAUSED_POLL_S = 0.5
@@ -37,12 +39,12 @@ _PAUSED_POLL_S = 0.5
 class WatchedLoop:
     """What a console shows of a script's loop.
 
-    `loader` is the class of its loader, `workers` the number of the loader's processes. `batch_size`, `epochs` and
-    `steps_per_epoch` are 0 where unknown; `world` is the number of ranks.
+    `loader` is the class of its loader, `workers` the number of the loader's processes, None where it does not state
+    it. `batch_size`, `epochs` and `steps_per_epoch` are 0 where unknown; `world` is the number of ranks.
     """
 
     loader: str
-    workers: int = 0
+    workers: int | None = None
     batch_size: int = 0
     epochs: int = 0
     steps_per_epoch: int = 0
@@ -75,6 +77,7 @@ class WatchedRun:
         self._emitting = threading.RLock()
         self._begun = time.perf_counter()
         self._over = False
+        self._record_problem_shown = False
         self.has_requests = True  # the state RUNNING is to be entered; a plain attribute, because each step reads it
         self._stopping = threading.Event()
         if context is not None:  # the loader may have been watched before: each watch is a run of its own
@@ -184,10 +187,13 @@ class WatchedRun:
             if self._context is not None:
                 for event in new:
                     self._context.emit(event)
-                return
-            for event in new:
-                self._measurement.apply(event)
-            self._record.append(*new)
+            else:
+                for event in new:
+                    self._measurement.apply(event)
+                self._record.append(*new)
+            if self._record.problem and not self._record_problem_shown:  # the script's output is all that is left
+                self._record_problem_shown = True
+                log.warning("%s The script continues.", self._record.problem)
 
     def close(self, error: str = "") -> None:
         """Writes the summary; `error` is the reason of a failure. A second call does nothing."""
@@ -209,7 +215,9 @@ class WatchedRun:
 
     def _describe(self) -> None:
         loop, profile = self._loop, self._profile
-        settings: dict[str, Any] = {"batch_size": loop.batch_size, "workers": loop.workers}
+        settings: dict[str, Any] = {"batch_size": loop.batch_size}
+        if loop.workers is not None:
+            settings["workers"] = loop.workers
         if self._context is not None:
             settings["endpoint"] = str(self._context.controls.endpoint)
         self.emit(
@@ -266,16 +274,12 @@ def _benchmarked() -> events.Benchmarked | None:
         return None  # before modules are loaded that only benchmarks need
     from ossconsole.training.bench.saved import saved_benches
 
-    bench = next((bench for bench in saved_benches() if bench.readings), None)
-    if bench is None:
-        return None
-    rates: dict[str, list[float]] = {}
-    for reading in bench.readings:
-        if str(reading.endpoint) in map(str, EndpointKind):  # not a mounted folder
-            rates.setdefault(str(reading.endpoint), []).append(reading.samples_per_s)
-    return events.Benchmarked(
-        name=bench.name,
-        samples_per_s={endpoint: statistics.median(found) for endpoint, found in rates.items()},
-        sample_format=bench.readings[0].cell.format,
-        simulated=bench.provenance.simulated,
-    )
+    for bench in saved_benches():
+        if rates := bench.delivered():
+            return events.Benchmarked(
+                name=bench.name,
+                samples_per_s=rates,
+                sample_format=bench.readings[0].cell.format,
+                simulated=bench.provenance.simulated,
+            )
+    return None

@@ -23,7 +23,6 @@ from ossconsole.training.bench.workloads import WORKLOADS, parse_workload
 from ossconsole.training.settings import DEFAULT_MODEL, TrainSettings
 
 if TYPE_CHECKING:
-    from ossconsole.training.bench.emulation import EmulationSummary
     from ossconsole.training.bench.results import BenchSummary
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -140,7 +139,7 @@ def bench(context: click.Context, /, *, target: Target, **options: Any) -> int:
     check_libraries()
     check_device(trained)
     try:
-        from ossconsole.training.bench.saved import check_new, provenance, saved_now
+        from ossconsole.training.bench.saved import SUMMARIES, check_new, provenance, saved_now
         from ossconsole.training.bench.saved import save as save_bench
     except ImportError as error:
         raise broken_library(error) from error
@@ -155,13 +154,14 @@ def bench(context: click.Context, /, *, target: Target, **options: Any) -> int:
         report(event)
 
     with target.open() as opened:
-        code = _measure(context, opened, options, keep, as_json=as_json)
-        if save:
-            dataset = (options["datasets"] or (opened.profile.dataset_prefix,))[0]
-            mount = str(options["mount"] or "")
-            found = provenance(opened.profile, opened.credentials, dataset, sys.argv[1:], mount=mount)
-            say(f"Saved: {save_bench(saved_now(save, found, taken))}", err=as_json)
-    return code
+        try:
+            return _measure(context, opened, options, keep)
+        finally:  # also after an error or Ctrl-C, where enough was measured for a summary
+            if save and taken and isinstance(taken[-1], SUMMARIES):
+                dataset = (options["datasets"] or (opened.profile.dataset_prefix,))[0]
+                mount = str(options["mount"] or "")
+                found = provenance(opened.profile, opened.credentials, dataset, sys.argv[1:], mount=mount)
+                say(f"Saved: {save_bench(saved_now(save, found, taken))}", err=as_json)
 
 
 def _tables() -> ModuleType:
@@ -198,15 +198,13 @@ def _check_usage(context: click.Context, options: dict[str, Any]) -> None:
         raise click.UsageError(f"--emulate takes one value for {several[0].replace('_', ' ')}.")
 
 
-def _measure(
-    context: click.Context, opened: OpenTarget, options: dict[str, Any], report: Report, *, as_json: bool
-) -> int:
-    """Runs what was selected, and prints its tables; returns the exit code."""
+def _measure(context: click.Context, opened: OpenTarget, options: dict[str, Any], report: Report) -> int:
+    """Runs what was selected, whose summary is the last thing reported; returns the exit code."""
     if options["checkpoint_mb"] is not None:
         from ossconsole.training.bench.checkpoints import CheckpointBench
 
         size = options["checkpoint_mb"] * 1_000_000
-        checkpoints = CheckpointBench(
+        CheckpointBench(
             opened.profile,
             opened.credentials,
             size=size,
@@ -214,21 +212,15 @@ def _measure(
             mount=options["mount"],
             on_event=report,
         ).run()
-        if not as_json:
-            _tables().print_checkpoints(checkpoints)
         return 0
     if options["workload"] is not None:
-        emulated = _emulate(context, opened, options, report)
-        if not as_json:
-            _tables().print_emulation(emulated)
+        _emulate(context, opened, options, report)
         return 0
     summary = _compare_endpoints(opened, options, report)
-    if not as_json:
-        _tables().print_summary(summary)
     return 1 if summary.aa_passed is False else 0
 
 
-def _emulate(context: click.Context, opened: OpenTarget, options: dict[str, Any], report: Report) -> EmulationSummary:
+def _emulate(context: click.Context, opened: OpenTarget, options: dict[str, Any], report: Report) -> None:
     from ossconsole.cli.sandbox import fill_sandbox
     from ossconsole.training.bench.emulation import Emulation, EmulationSettings
 
@@ -247,7 +239,7 @@ def _emulate(context: click.Context, opened: OpenTarget, options: dict[str, Any]
     )
     if not dataset:
         fill_sandbox(opened)
-    return Emulation(opened.profile, opened.credentials, settings, report).run()
+    Emulation(opened.profile, opened.credentials, settings, report).run()
 
 
 def _compare_endpoints(opened: OpenTarget, options: dict[str, Any], report: Report) -> BenchSummary:

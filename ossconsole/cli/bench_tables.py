@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 
 def print_event(event: object) -> None:
-    """Prints one measurement on stderr; the table follows at the end."""
-    from ossconsole.training.bench.checkpoints import CheckpointReading
-    from ossconsole.training.bench.emulation import Calibration, Trial, Warming
+    """Prints one measurement on stderr, and the tables of a summary on stdout."""
+    from ossconsole.training.bench.checkpoints import CheckpointReading, CheckpointSummary
+    from ossconsole.training.bench.emulation import Calibration, EmulationSummary, Trial, Warming
 
     if isinstance(event, Reading):
         wait = "" if event.wait_fraction is None else f"  data wait {event.wait_fraction:.0%}"
@@ -68,6 +68,12 @@ def print_event(event: object) -> None:
     elif isinstance(event, Limit):
         name = f"{_LIMITS[event.kind]}{f', {event.endpoint}' if event.endpoint else ''}"
         say(f"limit: {name:<48}{event.samples_per_s:>10,.1f} samples/s", err=True)
+    elif isinstance(event, BenchSummary):
+        print_summary(event)
+    elif isinstance(event, EmulationSummary):
+        print_emulation(event)
+    elif isinstance(event, CheckpointSummary):
+        print_checkpoints(event)
 
 
 def _named(cell: BenchCase) -> str:

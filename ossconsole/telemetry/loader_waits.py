@@ -34,11 +34,12 @@ class LoaderCause(enum.Enum):
 class LoaderWaits:
     """The waits of a watched loop by position in the epoch, and the use of the loader's worker processes.
 
-    `workers` is the number of worker processes, 0 where batches are made in the training process.
+    `stated` is the number of worker processes by the loader itself: 0 where batches are made in the training process,
+    None where it does not say, as a generator around a DataLoader.
     """
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    def __init__(self, stated: int | None) -> None:
+        self.stated = stated
         self.usage: tuple[WorkerUsage, ...] = ()
         self.ranks: tuple[RankFigures, ...] = ()
         """The newest figures of the ranks; empty before the first."""
@@ -64,6 +65,11 @@ class LoaderWaits:
         if self._epochs > 1:
             self._wait_s += wait_s
             self._first_wait_s += wait_s if self._index <= max(1, self.workers) else 0.0
+
+    @property
+    def workers(self) -> int:
+        """The number of worker processes; of a loader that does not say, the children of the training process."""
+        return len(self.usage) if self.stated is None else self.stated
 
     @property
     def slowest_rank(self) -> int | None:
@@ -108,7 +114,7 @@ def advice(waits: LoaderWaits, *, cores: int) -> str:
     on = f" on {counted(cores, 'core')}" if cores else ""
     workers = counted(waits.workers, "worker")
     texts = {
-        LoaderCause.IN_PROCESS: f"batches are made in the training process: give the loader num_workers{on}",
+        LoaderCause.IN_PROCESS: f"batches are made in the training process: {_workers_advice(waits)}{on}",
         LoaderCause.SLOW_RANK: f"rank {waits.slowest_rank} waits much longer than the others: compare its host",
         LoaderCause.EPOCH_START: "most waiting is for the first batches of an epoch: try persistent_workers=True",
         LoaderCause.SLOW_WORKER: (
@@ -125,6 +131,10 @@ def advice(waits: LoaderWaits, *, cores: int) -> str:
         LoaderCause.UNKNOWN: "the cause is not known yet",
     }
     return texts[waits.cause]
+
+
+def _workers_advice(waits: LoaderWaits) -> str:
+    return "use a DataLoader with num_workers" if waits.stated is None else "give the loader num_workers"
 
 
 def _decoding_advice(waits: LoaderWaits, cores: int, workers: str, on: str) -> str:

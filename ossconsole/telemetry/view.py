@@ -86,7 +86,7 @@ class RunView:
         self.devices: events.Devices | None = None
         self.last_time: float | None = None
         self.samples = 0
-        self.loader_waits = LoaderWaits(0)
+        self.loader_waits = LoaderWaits(None)
         self.log: deque[LogLine] = deque(maxlen=_LOG_LINES)
         self.errors: list[LogLine] = []
         self.spans: deque[Span] = deque(maxlen=_SPANS)
@@ -143,7 +143,7 @@ class RunView:
         self.run = event
         self.devices = None
         workers = event.settings.get("workers")
-        self.loader_waits = LoaderWaits(workers if isinstance(workers, int) else 0)
+        self.loader_waits = LoaderWaits(workers if isinstance(workers, int) else None)
         self.endpoint = self.settings.endpoint
         peak = event.settings.get("learning_rate")
         self.peak_lr = peak if isinstance(peak, float) and peak > 0 else None

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import contextlib
 import io
 import os
+import re
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import ossconsole
+from ossconsole.api.arguments import ArgumentError
+from ossconsole.api.images import _device
 from ossconsole.cli.options import OpenTarget
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
@@ -152,6 +157,79 @@ def test_each_watch_of_a_loader_is_a_run_of_its_own(sandbox: OpenTarget) -> None
 def test_wrong_uses_are_one_sentence(sandbox: OpenTarget, problem: str, call: dict[str, str]) -> None:
     with pytest.raises(ConsoleError, match=problem):
         images(**call)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"batch_size": 0},
+        {"batch_size": "64"},
+        {"batch_size": 64.0},
+        {"workers": 0},
+        {"seed": "a"},
+        {"endpoint": "fast"},
+        {"val_split": 2},
+        {"image_size": -5},
+        {"augment": "yes"},
+        {"device": "gpu"},
+    ],
+)
+def test_a_wrong_argument_is_refused_before_anything_is_opened(call: dict[str, object]) -> None:
+    (name, value), *_ = call.items()
+    with pytest.raises(ArgumentError, match=re.escape(f"ossconsole.OssImages got {name}={value!r}")):
+        images(**(call | {"profile": "nosuch"}))  # type: ignore[arg-type]
+
+
+def test_integers_of_numpy_are_whole_numbers(sandbox: OpenTarget) -> None:
+    with images(batch_size=np.int64(500)) as loader:
+        assert (loader.batch_size, len(loader)) == (500, 1)
+
+
+def test_cuda_is_the_current_gpu_with_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ArgumentError, match="PyTorch cannot use a GPU here"):
+        _device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    # torch.cuda.set_device refuses a device without an index
+    assert [str(_device(name)) for name in ("cuda", "cuda:1", "cpu")] == ["cuda:3", "cuda:1", "cpu"]
+
+
+def test_closed_images_and_states_of_others_are_refused(sandbox: OpenTarget) -> None:
+    with images() as loader:
+        state = loader.state_dict()
+        for wrong in (None, {}, {"model": 1}, state | {"next": "5"}, state | {"next": -1}):
+            with pytest.raises(ArgumentError, match="not a state of OssImages"):
+                loader.load_state_dict(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConsoleError, match="were closed"):
+        next(iter(loader))
+
+
+@pytest.mark.parametrize(
+    ("state", "problem"),
+    [
+        ([1], "The state is a list"),
+        ({"best": np.float64(0.5)}, "numpy"),
+        ({"arguments": argparse.Namespace(lr=0.1)}, r"argparse\.Namespace"),
+        ({"model": torch.nn.Linear(1, 1)}, "Linear"),
+        ({"schedule": lambda: 1}, "cannot be saved"),
+    ],
+)
+def test_a_state_that_could_not_be_loaded_is_refused_when_it_is_saved(
+    sandbox: OpenTarget, state: dict[str, object], problem: str
+) -> None:
+    with ossconsole.OssCheckpoints("odd", profile="sandbox") as checkpoints:
+        with pytest.raises(ArgumentError, match=problem):
+            checkpoints.save(state, step=1)
+        with pytest.raises(ArgumentError, match="got step='1'"):
+            checkpoints.save({}, step="1")  # type: ignore[arg-type]
+    with pytest.raises(ConsoleError, match="were closed"):
+        checkpoints.save({}, step=1)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", None])
+def test_a_name_that_is_no_part_of_a_key_is_refused(name: str) -> None:
+    with pytest.raises(ArgumentError, match="got the name"):
+        ossconsole.OssCheckpoints(name)
 
 
 def test_checkpoints_are_verified_copied_and_kept(sandbox: OpenTarget) -> None:

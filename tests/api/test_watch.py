@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import ossconsole
+from ossconsole.api.ranks import name_absent
 from ossconsole.api.watch import Watch, WatchError, samples_in
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
@@ -302,6 +305,107 @@ def test_a_script_that_ends_with_an_exception_is_recorded_as_failed(folders: dic
     summary = events_of(done.stdout.strip())[-1]
     assert isinstance(summary, events.Summary)
     assert (summary.state, summary.error) == (RunState.FAILED, "ValueError: bad")
+
+
+@pytest.mark.parametrize(
+    ("raised", "state", "error"),
+    [
+        (KeyboardInterrupt(), RunState.STOPPED, ""),
+        (SystemExit(0), RunState.FINISHED, ""),
+        (SystemExit(3), RunState.FAILED, "SystemExit: 3"),
+        (AssertionError(), RunState.FAILED, "AssertionError"),
+    ],
+)
+def test_the_state_of_a_run_that_ends_early(raised: BaseException, state: RunState, error: str) -> None:
+    def train() -> None:
+        with watched:
+            for _ in watched:
+                raise raised
+
+    watched = ossconsole.watch(loader())
+    with pytest.raises(type(raised)):
+        train()
+    summary = events_of(watched.run_id)[-1]
+    assert isinstance(summary, events.Summary)
+    assert (summary.state, summary.error) == (state, error)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"loader": None}, "A NoneType is no loader"),
+        ({"loader": 5}, "A int is no loader"),
+        ({"epochs": "3"}, "got epochs='3'"),
+        ({"batch_size": "a"}, "got batch_size='a'"),
+        ({"batch_size": -4}, "got batch_size=-4"),
+        ({"on_checkpoint": 5}, "on_checkpoint is a int"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_there_is_a_run(
+    folders: dict[str, str], wrong: dict[str, object], problem: str
+) -> None:
+    before = set(Path(folders["OSSCONSOLE_STATE_DIR"]).glob("runs/*"))
+    with pytest.raises(ConsoleError, match=problem):
+        ossconsole.watch(**({"loader": loader()} | wrong))  # type: ignore[arg-type]
+    assert set(Path(folders["OSSCONSOLE_STATE_DIR"]).glob("runs/*")) == before
+
+
+class Odd:
+    """A loader whose attributes say nothing, and whose batches have a shape of another kind."""
+
+    batch_size, num_workers, shape = "auto", None, SimpleNamespace
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Odd]:
+        yield self
+
+
+def test_attributes_of_another_kind_do_not_stop_the_loop() -> None:
+    with ossconsole.watch(Odd()) as watched:
+        assert [type(batch) for batch in watched] == [Odd]
+    assert [step.samples for step in steps_of(watched.run_id)] == [0]
+
+
+def test_starting_the_workers_of_an_epoch_is_a_wait() -> None:
+    class Starting:
+        def __iter__(self) -> Iterator[int]:
+            time.sleep(0.05)  # as a DataLoader starts its processes in `iter`
+            return iter([1, 2])
+
+    with ossconsole.watch(Starting()) as watched:
+        for _ in watched:
+            pass
+    first, second = steps_of(watched.run_id)
+    assert first.data_wait_s >= 0.05 > second.data_wait_s
+
+
+def test_in_a_notebook_another_loader_replaces_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ossconsole.watch(loader())
+    next(iter(first))  # the cell was interrupted
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    second = ossconsole.watch(loader())
+    assert (first.is_open, second.is_open) == (False, True)
+    assert len(list(second)) == 6
+
+
+def test_a_record_that_cannot_be_written_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with ossconsole.watch(loader()) as watched:
+        assert watched._run is not None
+        watched._run._record.close()  # as on a full disk, each write fails
+        assert len(list(watched)) == 6
+    assert [record.getMessage() for record in caplog.records if "lacks" in record.getMessage()] != []
+    assert len(caplog.records) == 1
+
+
+def test_ranks_that_do_not_watch_their_loop_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    store = torch.distributed.HashStore()
+    store.set("2", "here")
+    name_absent(store, 0, 4, timedelta(milliseconds=1))
+    assert [record.getMessage() for record in caplog.records] == [
+        "Rank 0 waits for ranks 1, 3 to iterate over a watched loader. Call ossconsole.watch on every rank."
+    ]
 
 
 def test_without_a_dataset_the_error_says_what_to_do(folders: dict[str, str]) -> None:

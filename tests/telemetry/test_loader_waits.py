@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ossconsole.telemetry import diagnosis, events
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.loader_waits import LoaderCause, LoaderWaits
+from ossconsole.telemetry.loader_waits import LoaderCause, LoaderWaits, advice
 from ossconsole.telemetry.ranks import RankFigures
 from ossconsole.telemetry.samples import WorkerUsage
 from ossconsole.telemetry.view import RunView
@@ -55,6 +55,15 @@ def test_the_cause_of_waits(
     if figures is not None:
         waits.apply(figures)
     assert waits.cause is cause
+
+
+def test_the_workers_of_a_loader_that_does_not_state_them_are_counted() -> None:
+    waits = LoaderWaits(None)  # as of a generator around a DataLoader
+    assert (waits.workers, waits.cause) == (0, LoaderCause.IN_PROCESS)
+    assert "use a DataLoader with num_workers on 4 cores" in advice(waits, cores=4)
+    waits.apply(usage((0.0, 0.1), (0.1, 0.0)))
+    assert (waits.workers, waits.cause) == (2, LoaderCause.READING)
+    assert advice(waits, cores=4).startswith("the 2 workers wait for storage or network: ")
 
 
 def test_waits_at_the_start_of_epochs_are_their_own_cause() -> None:

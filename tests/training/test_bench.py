@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from ossconsole.cli import bench as cli
+from ossconsole.cli.options import Target
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
@@ -24,17 +25,20 @@ from ossconsole.training.bench.requests import BenchDataset, BenchRequests, next
 from ossconsole.training.bench.results import (
     BenchCase,
     BenchEvent,
+    BenchSummary,
     CacheState,
     Limit,
     LimitKind,
     Mode,
     Reading,
     ReadPath,
+    result_row,
 )
+from ossconsole.training.bench.saved import load
 from ossconsole.training.compute.device import compute_threads
 from ossconsole.training.loading.loader import SkippedSample
 from tests.training.conftest import SIDE, TRAIN_SAMPLES, Bucket
-from tests.training.test_readings import reading
+from tests.training.test_readings import CELL, reading
 
 SETTINGS = BenchSettings(workers=(1,), batch_sizes=(8,), seconds=0.1, rounds=2)
 
@@ -187,9 +191,47 @@ def test_a_dataset_smaller_than_a_batch_is_read_over_and_over(bucket: Bucket) ->
 def test_a_missing_sample_ends_the_benchmark_with_a_remedy(bucket: Bucket) -> None:
     for sample in bucket.manifest.splits["train"]:
         bucket.store().delete(object_key(bucket.profile.dataset_prefix, sample.key))
-    with pytest.raises(ConsoleError, match="not in the bucket") as caught:
+    with pytest.raises(ConsoleError, match=r"Through the standard endpoint: .*not in the bucket") as caught:
         Bench(bucket.profile, bucket.credentials, SETTINGS).run()
     assert "doctor" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "failure", [ConsoleError("The endpoint failed."), KeyboardInterrupt()], ids=["error", "Ctrl-C"]
+)
+def test_what_was_measured_before_a_failure_is_reported(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    def visit(bench: Any, cell: BenchCase, path: ReadPath, number: int) -> None:
+        if number == fails:  # of the loop below
+            raise failure
+        bench._readings.append(msgspec.structs.replace(reading(EndpointKind(path), 100.0, number), cell=cell))
+
+    monkeypatch.setattr(Bench, "_visit", visit)
+    settings = msgspec.structs.replace(SETTINGS, limits=False)
+    for fails, reported in ((0, []), (1, [BenchSummary])):  # noqa: B007 - read by `visit`
+        found: list[BenchEvent] = []
+        with pytest.raises(type(failure)):
+            Bench(bucket.profile, bucket.credentials, settings, found.append).run()
+        assert [type(event) for event in found] == reported
+
+
+def test_the_command_saves_what_was_measured_before_ctrl_c(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_context: object, _opened: object, _options: object, report: Any) -> int:
+        report(summary)
+        raise KeyboardInterrupt
+
+    rows = (result_row(CELL, [reading(EndpointKind.STANDARD, 100.0, 0)], 1000),)
+    summary = BenchSummary(time=0.0, simulated=True, samples=1000, rows=rows, limits={}, headline="Early.", bound="")
+    monkeypatch.setattr(cli, "_measure", interrupted)
+    monkeypatch.setattr(Target, "open", lambda _target: nullcontext(bucket))
+    context = cli.bench.make_context("bench", ["--save", "early"])
+    with pytest.raises(KeyboardInterrupt):
+        cli.bench.invoke(context)
+    assert "Early." in capsys.readouterr().out
+    assert load("early").summary == summary
 
 
 @pytest.mark.parametrize(

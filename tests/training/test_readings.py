@@ -167,6 +167,15 @@ def test_a_limit_that_read_nothing_in_its_time_says_nothing() -> None:
     assert "the limits were not measured" in bound(row(reading(ACCELERATED, 180, 0)), stalled, simulated=False)
 
 
+def test_a_limit_that_is_exceeded_is_none() -> None:
+    limits = limit_spreads([limit(LimitKind.HTTP, 200), limit(LimitKind.COMPUTE, 70, None)])
+    assert bound(row(reading(ACCELERATED, 180, 0)), limits, simulated=False) == (
+        "Training with 2 workers and batches of 64 through the accelerated endpoint does 180 samples/s; "
+        "its bottleneck is not known: alone, on synthetic data it does 70, which is less. "
+        "The machine was slower meanwhile: measure again while nothing else runs on it."
+    )
+
+
 def test_reading_alone_is_not_bound_by_the_compute() -> None:
     loading = msgspec.structs.replace(CELL, mode=Mode.LOADER)
     found = result_row(loading, [msgspec.structs.replace(reading(ACCELERATED, 180, 0), cell=loading)], 1000)

@@ -22,7 +22,7 @@ from ossconsole.training.bench.checkpoints import CheckpointReading, CheckpointS
 from ossconsole.training.bench.difference import Verdict, differences, t_share
 from ossconsole.training.bench.emulation import EmulationSummary, path_result
 from ossconsole.training.bench.report import bench_page
-from ossconsole.training.bench.results import BenchSummary, CacheState, Spread, result_row
+from ossconsole.training.bench.results import BenchSummary, CacheState, Mode, Spread, result_row
 from ossconsole.training.bench.saved import (
     Provenance,
     SavedBench,
@@ -60,6 +60,21 @@ def bench(name: str, factor: float = 1.0, **provenance: object) -> SavedBench:
     )
     known = Provenance(kernel="6.1", **provenance)  # type: ignore[arg-type]
     return SavedBench(name=name, saved=1_700_000_000.0, provenance=known, summary=summary, readings=tuple(readings))
+
+
+def test_what_an_endpoint_gave_is_that_of_reading_alone() -> None:
+    alone = msgspec.structs.replace(CELL, mode=Mode.LOADER)
+    few = msgspec.structs.replace(alone, workers=1)
+    taken = [
+        reading(ACCELERATED, 25.0, 0),  # with training: the model was slow
+        msgspec.structs.replace(reading(ACCELERATED, 100.0, 0, CacheState.COLD), cell=alone),
+        *(msgspec.structs.replace(reading(ACCELERATED, rate, 0), cell=alone) for rate in (900.0, 1000.0, 2000.0)),
+        msgspec.structs.replace(reading(ACCELERATED, 600.0, 0), cell=few),
+        msgspec.structs.replace(reading(STANDARD, 90.0, 0, CacheState.COLD), cell=alone),
+    ]
+    saved = msgspec.structs.replace(bench("both"), readings=tuple(taken))
+    assert saved.delivered() == {"accelerated": 1000.0, "standard": 90.0}
+    assert bench("training alone").delivered() == {}
 
 
 def test_students_t_as_in_the_tables() -> None:

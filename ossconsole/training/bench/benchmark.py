@@ -166,7 +166,18 @@ class Bench:
         }
 
     def run(self) -> BenchSummary:
-        """Takes all readings; the summary is also the last event."""
+        """Takes all readings; the summary is also the last event, also where an error or Ctrl-C ends them early."""
+        try:
+            self._take_readings()
+        except (ConsoleError, KeyboardInterrupt):
+            if {each.cell for each in self._readings} == set(self._cells):
+                self._on_event(self._summary())
+            raise
+        summary = self._summary()
+        self._on_event(summary)
+        return summary
+
+    def _take_readings(self) -> None:
         last, undecided, number = self._cells[-1], list(self._cells), 0
         begun = time.monotonic()
         while undecided and number < self._settings.rounds:
@@ -185,9 +196,6 @@ class Bench:
                     break
         if self._settings.limits and number > 1:
             self._measure_limits(last)
-        summary = self._summary()
-        self._on_event(summary)
-        return summary
 
     def _summary(self) -> BenchSummary:
         rows = tuple(self._row(cell) for cell in self._cells)
@@ -276,12 +284,15 @@ class Bench:
         with contextlib.closing(loader):
             for temperature in CacheState:
                 requests.temperature = temperature
-                batch = first_batch(loader, temperature)
-                if batch is None:
-                    continue
-                interval = measure_interval(
-                    loader, batch, workers=cell.workers, seconds=self._settings.seconds, loop=training
-                )
+                try:
+                    batch = first_batch(loader, temperature)
+                    if batch is None:
+                        continue
+                    interval = measure_interval(
+                        loader, batch, workers=cell.workers, seconds=self._settings.seconds, loop=training
+                    )
+                except ConsoleError as error:  # it does not know where its batches come from
+                    raise ConsoleError(f"Through {path.words}: {error.message}", remedy=error.remedy) from error
                 if interval is not None:
                     if path is not ReadPath.MOUNT:
                         self._keep(cell, EndpointKind(path), temperature, interval)

@@ -81,6 +81,10 @@ def aa_headline(rows: Sequence[ResultRow], endpoint: EndpointKind, *, simulated:
     return f"{what}: {intervals} over {compared[0][2].pairs} pairs; {verdict}."
 
 
+_MOST = 1.1
+"""A rate beyond this share of a part's own rate shows that they were not measured under the same conditions."""
+
+
 def bound(row: ResultRow, limits: dict[str, Spread], *, simulated: bool) -> str:
     """One sentence about the bottleneck of the setup of `row`, and how close to it the setup is."""
     endpoint, rate = _best(row)
@@ -101,6 +105,12 @@ def bound(row: ResultRow, limits: dict[str, Spread], *, simulated: bool) -> str:
     if not known:
         return f"{reached}{suffix}; the limits were not measured."
     name = min(known, key=lambda each: known[each])
+    if rate > _MOST * known[name]:
+        what = words[name].partition(": ")[2]
+        return (
+            f"{reached}{suffix}; its bottleneck is not known: alone, {what} {known[name]:,.0f}, which is less. "
+            "The machine was slower meanwhile: measure again while nothing else runs on it."
+        )
     found = f"{reached}; {words[name]} {known[name]:,.0f}, so this is {rate / known[name]:.0%} of the limit{suffix}."
     compute = known.get(str(LimitKind.COMPUTE))
     if compute and name != str(LimitKind.COMPUTE):

@@ -6,6 +6,7 @@ import contextlib
 import platform
 import re
 import shlex
+import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,11 +26,14 @@ from ossconsole.telemetry.host import processor_name, usable_cores
 from ossconsole.training.bench.checkpoints import CheckpointReading, CheckpointSummary
 from ossconsole.training.bench.difference import Difference, differences
 from ossconsole.training.bench.emulation import EmulationSummary, Trial
-from ossconsole.training.bench.results import BenchSummary, Reading
+from ossconsole.training.bench.results import BenchCase, BenchSummary, CacheState, Mode, Reading, ReadPath
 
 if TYPE_CHECKING:
     from ossconsole.config.credentials import Credentials, CredentialSource
     from ossconsole.config.profiles import Profile
+
+SUMMARIES = (BenchSummary, EmulationSummary, CheckpointSummary)
+"""The last events of benchmarks."""
 
 SUFFIX = ".json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -72,6 +76,26 @@ class SavedBench(msgspec.Struct, frozen=True, kw_only=True):
     readings: tuple[Reading, ...] = ()
     trials: tuple[Trial, ...] = ()
     checkpoints: tuple[CheckpointReading, ...] = ()
+
+    def delivered(self) -> dict[str, float]:
+        """The samples/s that each endpoint gave without training, with the fastest settings and the first format.
+
+        Of a warm cache where that was read. Readings with training say what the computing of that model allowed: they
+        do not count.
+        """
+        taken = [
+            each for each in self.readings if each.cell.mode is Mode.LOADER and each.endpoint is not ReadPath.MOUNT
+        ]
+        warm = {each.endpoint for each in taken if each.temperature is CacheState.WARM}
+        rates: dict[tuple[ReadPath, BenchCase], list[float]] = {}
+        for each in taken:
+            is_known = each.temperature is CacheState.WARM or each.endpoint not in warm
+            if is_known and each.cell.format == self.readings[0].cell.format:
+                rates.setdefault((each.endpoint, each.cell), []).append(each.samples_per_s)
+        fastest: dict[str, float] = {}
+        for (endpoint, _), found in rates.items():
+            fastest[str(endpoint)] = max(statistics.median(found), fastest.get(str(endpoint), 0.0))
+        return fastest
 
     def rates(self) -> dict[str, list[float]]:
         """Samples/s, or bytes/s of checkpoints, by what was measured, in words; one for each round."""
@@ -258,7 +282,7 @@ def _nic() -> str:
 def saved_now(name: str, provenance: Provenance, events: Sequence[object]) -> SavedBench:
     """A benchmark from its events, the last of which is the summary."""
     summary = events[-1]
-    assert isinstance(summary, BenchSummary | EmulationSummary | CheckpointSummary)  # noqa: S101
+    assert isinstance(summary, SUMMARIES)  # noqa: S101
     return SavedBench(
         name=name,
         saved=time.time(),
