@@ -27,7 +27,7 @@ def test_a_u8_sample_is_the_picture_it_holds() -> None:
     pixels = photograph(32)
     picture = show_sample(SampleFormat.IMAGE_U8, encode(SampleFormat.IMAGE_U8, pixels), 32, 32, basis="x")
     assert np.array_equal(picture.pixels, pixels.transpose(1, 2, 0))
-    assert (picture.minimum, picture.maximum) == (pixels.min(), pixels.max())
+    assert (picture.minimum, picture.maximum) == (float(pixels.min()), float(pixels.max()))
     assert picture.mean == pytest.approx(pixels.mean())
 
 

@@ -345,12 +345,17 @@ def test_a_checkpoint_that_cannot_be_made_does_not_end_the_run(
 
 
 class Writes(CheckpointStore):
-    """Notes which checkpoints are the best so far; the second write fails."""
+    """Notes which checkpoints are the best so far, and their bytes; the second write fails."""
 
     def __init__(self) -> None:
         self.best: list[bool] = []
+        self.data: list[memoryview] = []
 
-    def save(self, data: object, progress: RunProgress, *, best: bool = False, **_: object) -> events.Checkpoint:
+    def save(
+        self, data: bytes | memoryview, progress: RunProgress, *, best: bool = False, **_: object
+    ) -> events.Checkpoint:
+        assert isinstance(data, memoryview)
+        self.data.append(data)
         self.best.append(best)
         if len(self.best) == 2:
             raise ConsoleError("There is no space.")
@@ -375,6 +380,9 @@ def test_the_best_checkpoint_is_the_best_of_those_that_were_written(bucket: Buck
     saver.save(Snapshot({}, RunProgress(6, 6, [], {"top1": 0.99}), {}, lambda: None), validated=False)
     saver.close()
     assert writes.best == [True, True, True, False, False, False]
+    for data in writes.data:
+        with pytest.raises(ValueError, match="released"):
+            data.tobytes()
 
 
 def test_a_failed_run_frees_its_tensors(start_run: StartRun, monkeypatch: pytest.MonkeyPatch) -> None:

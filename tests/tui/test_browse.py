@@ -919,7 +919,7 @@ async def test_u_uploads_a_file_to_the_folder_that_shows(
     async with make_app(services(bucket), "browse").run_test(size=(120, 30)) as pilot:
         browser = await opened(pilot, bucket)
         await browser.press("u", *str(tmp_path / "missing"), "enter")
-        await browser.until(lambda: "does not exist" in browser.text)
+        await browser.until(lambda: "Enter a path" in browser.text)
         await browser.press("ctrl+u", *str(tmp_path / "notes.txt"), "enter")
         await browser.until(lambda: "notes.txt" in browser.text)
         (tmp_path / "notes.txt").write_text("changed since")
@@ -1201,7 +1201,7 @@ async def test_without_a_working_directory_and_with_a_path_that_cannot_be_one(
         browser = await opened(pilot, FakeStore(KEYS), "checkpoints/")
         await browser.press("u")
         await browser.answer(PromptScreen, "~nobody-of-this-name/data")
-        await browser.until(lambda: "does not exist" in browser.text)
+        await browser.until(lambda: "Enter a path" in browser.text)
         await browser.answer(PromptScreen, f"/{'x' * 300}")
         await browser.until(lambda: "File name too long." in browser.text)
 

@@ -95,7 +95,7 @@ def run_config_of(context: RunContext, data: TrainingData, rank_info: RankInfo) 
 def pack(trainer_state: dict[str, Any], progress: RunProgress, run_config: dict[str, Any]) -> memoryview:
     """The bytes of a checkpoint. `run_config` describes run, data and settings in plain values, without secrets.
 
-    Not copied out of the buffer: that would hold up the training thread, as it keeps the GIL.
+    Not copied out of the buffer: that would hold up the training thread, as it keeps the GIL. Release it after use.
     """
     buffer = io.BytesIO()
     torch.save(
@@ -207,9 +207,10 @@ class CheckpointSaver:
         progress, shown = snapshot.progress, _SaveProgress(self._context)
         best = validated and _top1(progress, "top1") > self._best
         try:
-            data = snapshot.pack()
-            shown.size = len(data)
-            saved = self._checkpoints.save(data, progress, best=best, on_written=shown.update)
+            # Released here: the error of a failed write keeps its frames, and Python 3.13 reports such buffers.
+            with snapshot.pack() as data:
+                shown.size = len(data)
+                saved = self._checkpoints.save(data, progress, best=best, on_written=shown.update)
         except Exception as error:
             if not isinstance(error, ConsoleError):
                 log.exception("A checkpoint was not written")

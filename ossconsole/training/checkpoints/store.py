@@ -283,8 +283,9 @@ class CheckpointStore:
             try:
                 self._write_once(key, data, on_written)
             except ConsoleError as error:
-                own = StorageError(error.message, remedy=error.remedy, retriable=True, action=f"writing {key}")
-                raise (self._refusal(key) or own) from error
+                raise self._refusal(key) or StorageError(
+                    error.message, remedy=error.remedy, retriable=True, action=f"writing {key}"
+                ) from error
 
         try:
             _WRITES.run(attempt, lambda wait: time.sleep(wait.seconds))
