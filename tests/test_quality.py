@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# mypy reads the package as Python 3.10 does. The numpy that Python 3.12 and newer get has types that it must read as those.
+# mypy reads the package as Python 3.10 does. The types of the numpy for Python 3.12 and newer must be read as those do.
 MINOR = 10 if sys.version_info < (3, 12) else sys.version_info.minor
 
 

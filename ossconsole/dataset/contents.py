@@ -116,7 +116,7 @@ def show_sample(fmt: SampleFormat, data: bytes, height: int, width: int, *, basi
         basis=basis,
         minimum=float(finite.min()) if finite.size else None,
         maximum=float(finite.max()) if finite.size else None,
-        mean=float(np.mean(finite, dtype=np.float64)) if finite.size else None,
+        mean=float(finite.mean(dtype=np.float64)) if finite.size else None,
     )
 
 

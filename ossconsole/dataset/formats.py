@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ossconsole.config.errors import ConsoleError
 
@@ -84,8 +84,11 @@ def encode(fmt: SampleFormat, array: NDArray[np.generic]) -> bytes:
     return np.ascontiguousarray(array).tobytes()
 
 
-def decode(fmt: SampleFormat, data: bytes, height: int, width: int) -> NDArray[np.generic]:
-    """The (3, height, width) array in `data`, read-only and without a copy. Raises ConsoleError on a wrong length."""
+def decode(fmt: SampleFormat, data: bytes, height: int, width: int) -> NDArray[Any]:
+    """The (3, height, width) array in `data`, read-only and without a copy: uint8, or float32 for tensor-f32.
+
+    Raises ConsoleError on a wrong length.
+    """
     import numpy as np
 
     expected = sample_bytes(fmt, height, width)

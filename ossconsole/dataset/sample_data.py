@@ -131,7 +131,7 @@ def _clouds(rng: np.random.Generator) -> Floats:
     """A soft background of (SIDE, SIDE, 3), as an out-of-focus scene would give."""
     coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float32)
-    clouds: Floats = (smooth / 255 - 0.5) * np.float32(rng.uniform(0.1, 0.4))
+    clouds: Floats = (smooth / np.float32(255) - np.float32(0.5)) * np.float32(rng.uniform(0.1, 0.4))
     return clouds
 
 
