@@ -35,7 +35,8 @@ def _triangle(x: Floats, y: Floats) -> NDArray[np.bool_]:
 
 def _cross(x: Floats, y: Floats) -> NDArray[np.bool_]:
     across, along = np.minimum(np.abs(x), np.abs(y)), np.maximum(np.abs(x), np.abs(y))
-    return (across < 0.2) & (along < 0.75)
+    inside: NDArray[np.bool_] = (across < 0.2) & (along < 0.75)
+    return inside
 
 
 FIGURES: dict[str, Figure] = {

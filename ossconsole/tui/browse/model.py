@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.jobs.actions import ObjectOrPrefix
@@ -31,7 +32,7 @@ class Selection:
 
     def __init__(self, rows: ObjectRows) -> None:
         self._rows = rows
-        self._mask = np.zeros(0, np.bool_)
+        self._mask: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
 
     def __contains__(self, row: int) -> bool:
         return row < len(self._mask) and bool(self._mask[row])
