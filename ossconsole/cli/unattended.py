@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Stoppable(Protocol):
-    """What signals stop. `interactive`: whether a user watches it and can act on problems."""
+    """Work that signals stop. `interactive`: whether a user watches it and can act on problems."""
 
     interactive: bool
 

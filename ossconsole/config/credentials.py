@@ -75,7 +75,7 @@ def register_secret(secret: Secret | None) -> None:
 
 
 def registered_texts() -> list[str]:
-    """What to mask, the longest first: one secret may be a substring of another."""
+    """The texts to mask, the longest first: one secret may be a substring of another."""
     with _texts_lock:
         return sorted(_texts, key=len, reverse=True)
 

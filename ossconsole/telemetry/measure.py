@@ -115,7 +115,7 @@ _TOO_SHORT = "too short"
 
 
 class RecordedSettings(msgspec.Struct, frozen=True):
-    """What the reducer reads from a run's settings; a record of another version may lack any of it."""
+    """The settings of a run that the figures depend on; a record of another version may lack any of them."""
 
     batch_size: int = 0
     workers: int = 1
@@ -124,7 +124,7 @@ class RecordedSettings(msgspec.Struct, frozen=True):
 
 
 class Measurement:
-    """What was measured by the events applied so far. Steps of a pause, a validation and the warm-up count nowhere."""
+    """The figures of a run from its events so far. Steps of a pause, a validation and the warm-up count nowhere."""
 
     def __init__(self) -> None:
         self.settings = RecordedSettings()
@@ -236,7 +236,7 @@ class Measurement:
         return self._coverage.covered
 
     def figures(self, kind: EndpointKind) -> EndpointFigures:
-        """What an endpoint delivered while settled."""
+        """The figures of an endpoint while settled."""
         return self.visits.windows[kind].figures()
 
     def hit_rate(self, singles: TimeCounts) -> HitRate | None:
@@ -398,7 +398,7 @@ class Measurement:
         )
 
     def endpoints(self) -> dict[str, EndpointSummary]:
-        """What each endpoint that was used delivered, for the summary."""
+        """The totals and figures of each endpoint that was used, by its name."""
         return {str(kind): self._endpoint_summary(kind) for kind in EndpointKind if self._used[kind][0]}
 
     def _endpoint_summary(self, kind: EndpointKind) -> EndpointSummary:

@@ -47,7 +47,7 @@ FIGURE_STEPS = 4
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """What was read ahead at a step, in batches; `full` where no more may be."""
+    """The number of batches read ahead at a step; `full` where the limit was reached."""
 
     batches: int
     full: bool
@@ -146,7 +146,7 @@ class Visit(msgspec.Struct, frozen=True):
 
 
 class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What an endpoint delivered while settled. None where too little was measured.
+    """The figures of an endpoint while settled. They are None where too little was measured.
 
     `samples_per_s` is the mean over the time, of what arrived, at most what the compute could use. `visits` were
     completed; nine tenths of them lie between `rate_low` and `rate_high`. `typical_step_s` is the median time of a

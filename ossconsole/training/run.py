@@ -184,7 +184,7 @@ class TrainingRun:
 
     @property
     def state(self) -> RunState:
-        """What the run does now."""
+        """The current state of the run."""
         return self._context.state
 
     @property
