@@ -17,7 +17,7 @@ MASK = "••••••••"
 
 
 class Secret:
-    """A key secret or token; only `reveal()` gives its text.
+    """A key secret or token; only `reveal()` returns its text.
 
     Formatting, `repr`, tracebacks with locals and JSON encoders get the mask. It can be pickled, because the reader
     processes get their credentials through a private pipe (never through argv or the environment).

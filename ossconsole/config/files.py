@@ -175,9 +175,7 @@ def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     try:
         target = path.resolve()
         make_folder(target.parent)
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{target.name}.", dir=target.parent
-        )  # documented to have mode 0600
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # with mode 0600
         with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(data)
