@@ -115,7 +115,7 @@ def _print(exported: ExportedWeights, where: str) -> None:
         say(f"{exported.beside}: {', '.join(metadata)}.")
     if not exported.code:
         say(
-            "The checkpoint does not say its model, classes and image size: load the file into the model that it is of."
+            "The checkpoint does not say its model, classes and image size: load the file into the model that wrote it."
         )
         return
     say("Run it with onnxruntime:" if exported.path.suffix == ONNX else "Load it in plain torchvision:")

@@ -288,7 +288,7 @@ class TrainingRun:
             self._on_event(event)
         if self._record.problem and not self._record_problem_shown:
             self._record_problem_shown = True
-            remedy = "Free its disk; the run continues, and `status` and `export` miss these events."
+            remedy = "Free space on its disk; the run continues, and `status` and `export` miss these events."
             self._emit(
                 events.WarningEvent(time=time.time(), message=self._record.problem, remedy=remedy, step=self.step)
             )
