@@ -27,7 +27,7 @@ from ossconsole.training.data import TrainingData, training_data
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.failover import FailoverLoader
 from ossconsole.training.loading.loader import Batch, sample_transform
-from ossconsole.training.plan import BatchRequest, Plan, Split
+from ossconsole.training.plan import Plan, Split, SplitRequests
 from ossconsole.training.settings import Positive, TrainSettings
 
 log = logging.getLogger(__name__)
@@ -297,18 +297,6 @@ class OssImages:
     def _labels_of(self, batch: Batch) -> torch.Tensor:
         labels = self._labels[batch.rows]
         return labels if self._compute is None else self._compute.labels(labels)
-
-
-class SplitRequests:
-    """The requests of a plan for one split."""
-
-    def __init__(self, plan: Plan, split: Split) -> None:
-        self._plan = plan
-        self._split = split
-
-    def requests(self, start: int = 0) -> Iterator[BatchRequest]:
-        """The requests from number `start` on."""
-        return (request for request in self._plan.requests(start) if request.split is self._split)
 
 
 def _check_split(data: TrainingData, split: Split, store: ObjectStore) -> None:

@@ -22,7 +22,7 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import installed_versions
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.host import usable_cores
-from ossconsole.telemetry.measure import TOO_SHORT, Measurement
+from ossconsole.telemetry.measure import Measurement
 from ossconsole.telemetry.runs import RunRecord, new_run_id, record_path
 from ossconsole.telemetry.sampler import Sampler, TelemetrySample
 from ossconsole.training.context import Controls, RunContext
@@ -245,23 +245,9 @@ class WatchedRun:
         )
 
     def _summary(self, state: RunState, error: str) -> events.Summary:
-        measured = self._measurement
-        comparison = measured.comparison
-        return events.Summary(
-            time=time.time(),
-            run=self.id,
-            state=state,
-            epochs=self.epoch,
-            steps=self.step,
-            samples=measured.samples,
-            bytes=measured.bytes,
-            seconds=time.perf_counter() - self._begun,
-            samples_per_s=measured.samples_per_s,
-            wait_fraction=measured.wait_fraction,
-            reason=TOO_SHORT if measured.samples_per_s is None else "",
-            comparison=comparison.report() if comparison.pairs else None,
-            endpoints=measured.endpoints(),
-            error=error,
+        seconds = time.perf_counter() - self._begun
+        return self._measurement.summary(
+            self.id, state, epochs=self.epoch, steps=self.step, seconds=seconds, error=error
         )
 
     def _record_sample(self, sample: TelemetrySample) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from ossconsole.cli.options import ForwardingGroup, Target, profile_options, reads_only
+from ossconsole.cli.options import ForwardingGroup, Target, json_option, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.connector import connector_config_path, load_connector_config
 from ossconsole.config.credential_sources import describe_credentials, find_credentials, write_connector_file
@@ -52,7 +52,7 @@ def path() -> None:
 
 
 @config.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @profile_options
 @reads_only
 def show(as_json: bool, target: Target) -> None:

@@ -151,7 +151,7 @@ class _Driver:
 
 
 def comparison_words(view: RunView) -> str:
-    """What the run says about the two endpoints, and whether that is sure."""
+    """The comparison of the two endpoints in words, decided or not."""
     found = view.comparison
     return f"{f'the accelerated endpoint {found.sentence}' if found.decided else found.words} (simulated)"
 

@@ -100,10 +100,11 @@ def machine_jobs(profile: Profile | None) -> list[CheckJob]:
         "connector config": checks.connector_config_check,
         "instance": lambda: checks.instance_check(profile),
     }
-    jobs = [CheckJob((name,), functools.partial(_single, check), LIMIT_S) for name, check in singles.items()]
-    jobs.append(CheckJob(checks.TORCH_NAMES, lambda: checks.torch_checks(TORCH_LIMIT_S), TORCH_LIMIT_S + 5))
-    jobs.append(CheckJob(checks.GPU_NAMES, checks.gpu_checks, LIMIT_S))
-    return jobs
+    return [
+        *(CheckJob((name,), functools.partial(_single, check), LIMIT_S) for name, check in singles.items()),
+        CheckJob(checks.TORCH_NAMES, lambda: checks.torch_checks(TORCH_LIMIT_S), TORCH_LIMIT_S + 5),
+        CheckJob(checks.GPU_NAMES, checks.gpu_checks, LIMIT_S),
+    ]
 
 
 def bucket_checks(target: Target, profile: Profile | None, *, writes: bool) -> list[Check]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ossconsole.cli.options import FiniteRange, Target, label_options, profile_options, reads_only
+from ossconsole.cli.options import FiniteRange, Target, json_option, label_options, profile_options, reads_only
 from ossconsole.cli.output import report_and_wait, say, say_json
 from ossconsole.cli.sandbox import fill_sandbox
 from ossconsole.cli.weights import read_named
@@ -42,7 +42,7 @@ _CLASSES_SHOWN = 10
     help="Share held out, as in the run, where the dataset has no validation images.",
 )
 @label_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @profile_options
 @reads_only
 def evaluate(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ossconsole.cli.options import OpenTarget, Target, profile_options, reads_only
+from ossconsole.cli.options import OpenTarget, Target, json_lines_option, profile_options, reads_only
 from ossconsole.cli.output import report_and_wait, say, say_json
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.text import counted
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("prefix", default="")
 @click.option("--recursive", "-r", is_flag=True, help="List every object below PREFIX, not only its direct children.")
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after this number of lines.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line; the last one is the summary.")
+@json_lines_option
 @profile_options
 @reads_only
 def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: Target) -> None:

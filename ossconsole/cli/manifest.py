@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ossconsole.cli.follow import emit
-from ossconsole.cli.options import Target, label_options, profile_options, readonly_option
+from ossconsole.cli.options import Target, json_lines_option, label_options, profile_options, readonly_option
 from ossconsole.cli.output import report_and_wait, say, say_json
 from ossconsole.cli.sandbox import fill_sandbox
 from ossconsole.cli.upload import print_unused
@@ -25,7 +25,7 @@ _REPORT_EVERY_S = 2.0
 @click.option("--force", is_flag=True, help="Replace a manifest that exists.")
 @click.option("--dry-run", is_flag=True, help="List the dataset without writing the manifest.")
 @label_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line; the last one is the summary.")
+@json_lines_option
 @profile_options
 @readonly_option
 def manifest(

@@ -210,6 +210,17 @@ def label_options(command: F) -> F:
     return command
 
 
+def json_option(command: F) -> F:
+    """Adds `--json` to a command that prints one document, which gets it as `as_json: bool`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
+
+
+def json_lines_option(command: F) -> F:
+    """Adds `--json` to a command that prints events, which gets it as `as_json: bool`."""
+    text = "Print one JSON object per line; the last one is the summary."
+    return click.option("--json", "as_json", is_flag=True, help=text)(command)
+
+
 def readonly_option(command: F) -> F:
     """Adds `--readonly` to a command, which gets it as `readonly: bool`."""
     return click.option("--readonly", is_flag=True, help=READONLY_HELP)(command)

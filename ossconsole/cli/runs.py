@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from ossconsole.cli.options import Target, profile_options, reads_only
+from ossconsole.cli.options import Target, json_option, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.resolve import FIELDS
 from ossconsole.config.text import counted, safe_text
@@ -21,7 +21,7 @@ from ossconsole.telemetry.view import RunView
 
 @click.command(short_help="Show the state of a run.")
 @click.argument("run", default="")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option("--follow", "follows", is_flag=True, help="Print a sentence for each change until the run ends.")
 @profile_options
 @reads_only

@@ -12,7 +12,7 @@ import click
 
 from ossconsole.cli.follow import emit, exit_code, finish, report_failures
 from ossconsole.cli.ls import fill_if_listed, key_prefix
-from ossconsole.cli.options import Target, profile_options, readonly_option
+from ossconsole.cli.options import Target, json_lines_option, profile_options, readonly_option
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.text import counted, safe_text
@@ -33,7 +33,7 @@ _OSS = "oss://"
 @click.option("--dry-run", is_flag=True, help="Show the plan and every name in it without changing anything.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before files or objects are replaced or deleted.")
 @click.option("--parallelism", type=click.IntRange(1, 64), default=32, show_default=True, help="Parallel transfers.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line; the last one is the summary.")
+@json_lines_option
 @profile_options
 @readonly_option
 def sync(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Stoppable(Protocol):
-    """What signals stop. `interactive`: whether a user watches it and can act on problems."""
+    """Work that signals stop. `interactive`: whether a user watches it and can act on problems."""
 
     interactive: bool
 
@@ -70,7 +70,7 @@ class Printing:
     def _warn_once(self, error: OSError) -> None:
         if not self._warned:
             self._warned = True  # first: the warning is an event too
-            self.warn(f"The output is incomplete: {error.strerror}.", "Free its disk; the run continues.")
+            self.warn(f"The output is incomplete: {error.strerror}.", "Free space on its disk; the run continues.")
 
 
 @contextmanager

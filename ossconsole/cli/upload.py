@@ -20,7 +20,15 @@ from ossconsole.cli.follow import (
     report_failures,
     time_left,
 )
-from ossconsole.cli.options import FiniteRange, OpenTarget, Target, label_options, profile_options, readonly_option
+from ossconsole.cli.options import (
+    FiniteRange,
+    OpenTarget,
+    Target,
+    json_lines_option,
+    label_options,
+    profile_options,
+    readonly_option,
+)
 from ossconsole.cli.output import say, say_json
 from ossconsole.cli.unattended import CommandWork
 from ossconsole.config.errors import SettingsError
@@ -98,7 +106,7 @@ _SHOWN = 10
 @click.option("--plain", is_flag=True, help="Upload SRC unchanged, any file or folder; needs --to.")
 @click.option("--to", "to", metavar="PREFIX", help="With --plain: destination prefix in the bucket.")
 @click.option("--dry-run", is_flag=True, help="Show the plan without uploading.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line; the last one is the summary.")
+@json_lines_option
 @profile_options
 @readonly_option
 def upload(

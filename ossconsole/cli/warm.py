@@ -9,7 +9,7 @@ import msgspec
 
 from ossconsole.cli.follow import emit, exit_code, finish, report_failures
 from ossconsole.cli.ls import folder_prefix, key_prefix
-from ossconsole.cli.options import FiniteRange, Target, profile_options, reads_only
+from ossconsole.cli.options import FiniteRange, Target, json_lines_option, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.endpoints import EndpointKind
 
@@ -29,7 +29,7 @@ _SHOWN = 10
 @click.option("--parallelism", type=click.IntRange(1, 64), default=32, show_default=True, help="Parallel reads.")
 @click.option("--again", is_flag=True, help="Also read what an earlier warm-up has read.")
 @click.option("--dry-run", is_flag=True, help="Show what would be read, and whether it fits, without reading.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line; the last one is the summary.")
+@json_lines_option
 @profile_options
 @reads_only
 def warm(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ossconsole.cli.options import Target, profile_options, reads_only
+from ossconsole.cli.options import Target, json_option, profile_options, reads_only
 from ossconsole.cli.output import report_and_wait, say, say_json
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import typed_path
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Model of `latest` and `best`.")
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @profile_options
 @reads_only
 def weights(*, checkpoint: str, out: Path, model: str, force: bool, as_json: bool, target: Target) -> None:
@@ -115,7 +115,7 @@ def _print(exported: ExportedWeights, where: str) -> None:
         say(f"{exported.beside}: {', '.join(metadata)}.")
     if not exported.code:
         say(
-            "The checkpoint does not say its model, classes and image size: load the file into the model that it is of."
+            "The checkpoint does not say its model, classes and image size: load the file into the model that wrote it."
         )
         return
     say("Run it with onnxruntime:" if exported.path.suffix == ONNX else "Load it in plain torchvision:")

@@ -192,7 +192,7 @@ class CliFile(msgspec.Struct, frozen=True):
     raw: dict[str, Any]
 
     def settings(self) -> str:
-        """What the user has set, as JSON."""
+        """The settings of the user, as JSON."""
         kept = [
             {key: value for key, value in profile.items() if key not in _REWRITTEN_KEYS}
             if profile.get("mode") in _REWRITTEN_MODES

@@ -52,7 +52,7 @@ def fail(name: str, detail: str, remedy: str = "") -> Check:
 
 
 class CheckJob(msgspec.Struct, frozen=True):
-    """Work that gives one or several checks, with these `names`, within `limit_s` seconds."""
+    """Work that returns one or several checks, with these `names`, within `limit_s` seconds."""
 
     names: tuple[str, ...]
     run: Callable[[], Sequence[Check]]

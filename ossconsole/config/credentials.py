@@ -17,7 +17,7 @@ MASK = "••••••••"
 
 
 class Secret:
-    """A key secret or token; only `reveal()` gives its text.
+    """A key secret or token; only `reveal()` returns its text.
 
     Formatting, `repr`, tracebacks with locals and JSON encoders get the mask. It can be pickled, because the reader
     processes get their credentials through a private pipe (never through argv or the environment).
@@ -75,7 +75,7 @@ def register_secret(secret: Secret | None) -> None:
 
 
 def registered_texts() -> list[str]:
-    """What to mask, the longest first: one secret may be a substring of another."""
+    """The texts to mask, the longest first: one secret may be a substring of another."""
     with _texts_lock:
         return sorted(_texts, key=len, reverse=True)
 

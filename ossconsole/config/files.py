@@ -175,9 +175,7 @@ def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     try:
         target = path.resolve()
         make_folder(target.parent)
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{target.name}.", dir=target.parent
-        )  # documented to have mode 0600
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # with mode 0600
         with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(data)
@@ -221,7 +219,8 @@ def read_text(path: Path) -> str | None:
     if data is None:
         return None
     if data.startswith(_WIDE_MARKS) or b"\0" in data:
-        raise SettingsError(f"{path} is UTF-16 text, or binary.", remedy="Save it as UTF-8: iconv -f UTF-16 -t UTF-8")
+        remedy = "Save it as UTF-8 with an editor, or convert it: iconv -f UTF-16 -t UTF-8 FILE"
+        raise SettingsError(f"{path} is UTF-16 text, or binary.", remedy=remedy)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -48,7 +48,7 @@ class RenewedSource(abc.ABC):
         """Fetches the credentials. Raises ConsoleError."""
 
     def version(self) -> Hashable:
-        """What the credentials depend on: where it changes they are fetched immediately. Raises ConsoleError."""
+        """A value that the credentials depend on: they are fetched again when it changes. Raises ConsoleError."""
         return None
 
     def __call__(self) -> Credentials:

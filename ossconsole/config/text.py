@@ -12,7 +12,7 @@ _JOINING = re.compile("[\ufe00-\ufe0f\u20e3\U0001f1e6-\U0001f1ff\U0001f3fb-\U000
 
 
 class StrEnum(str, enum.Enum):
-    """As Python 3.11's `enum.StrEnum`: formatting a member gives its value."""
+    """As Python 3.11's `enum.StrEnum`: formatting a member returns its value."""
 
     __str__ = str.__str__
 

@@ -229,7 +229,7 @@ def _read_object(store: ObjectStore, key: str) -> bytes | None:
             raise ConsoleError(f"{store.uri(key)} is larger than {MAX_LABEL_FILE_BYTES >> 20} MB.")
         return store.get(key)
     except StorageError as error:
-        if error.status == 404 and error.code != "NoSuchBucket":
+        if error.no_such_object:
             return None
         raise
 

@@ -295,7 +295,7 @@ def _read(store: ObjectStore, prefix: str, kind: type[T]) -> T:
     try:
         info = store.head(key)
     except StorageError as error:
-        if error.status != 404 or error.code == "NoSuchBucket":
+        if not error.no_such_object:
             raise
         raise _missing(store, prefix) from error
     if info.size > MAX_MANIFEST_BYTES:

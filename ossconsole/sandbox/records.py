@@ -38,7 +38,7 @@ class Blob(msgspec.Struct, frozen=True):
 
 
 class Attributes(msgspec.Struct, frozen=True, kw_only=True):
-    """What a writer sets on an object besides its bytes. Header names are in lower case.
+    """The attributes that a writer gives an object besides its bytes. Header names are in lower case.
 
     `symlink` is the target's key of a symbolic link. `encryption` are the headers of the encryption at rest, which is
     simulated. `restoring_until` (Unix seconds) is when the restore of an archived object ends.

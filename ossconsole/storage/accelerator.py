@@ -216,9 +216,9 @@ def missing_text(store: ObjectStore, others: tuple[Accelerator, ...]) -> tuple[s
 
 
 def find_accelerator(profile: Profile, credentials: CredentialSource) -> Accelerator | None:
-    """`read_accelerator` in one quick request without retries; None also where the profile has no such endpoint.
+    """`read_accelerator` in one quick request without retries; None also where there is no answer.
 
-    Raises ConsoleError.
+    The profile may have no such endpoint, or the key not the permission: for figures that are shown without it too.
     """
     from ossconsole.storage.client import ObjectStore
     from ossconsole.storage.retry import NO_RETRY
@@ -228,6 +228,9 @@ def find_accelerator(profile: Profile, credentials: CredentialSource) -> Acceler
     store = ObjectStore(profile, credentials, EndpointKind.ACCELERATED, timeout_s=_QUICK_S, retry=NO_RETRY, pool_size=1)
     try:
         return read_accelerator(store)
+    except ConsoleError as error:
+        _log.info("The size of the accelerator is unknown: %s", error)
+        return None
     finally:
         store.close()
 

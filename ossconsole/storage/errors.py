@@ -96,6 +96,11 @@ class StorageError(ConsoleError):
         """Whether OSS will accept the same request later."""
         return self.status in _THROTTLING
 
+    @property
+    def no_such_object(self) -> bool:
+        """Whether the bucket exists, and the object does not."""
+        return self.status == 404 and self.code != "NoSuchBucket"
+
 
 def translate(error: OssError, action: str, endpoint: str, *, proxied: bool = False) -> StorageError:
     """The StorageError for an exception of oss2. `action` reads like `reading oss://bucket/key`."""

@@ -103,7 +103,7 @@ def next_look(pairs: int) -> int:
 
 
 class Decision(str, enum.Enum):
-    """What the interval says."""
+    """The conclusion from the interval."""
 
     ACCELERATED = "the accelerated endpoint is faster"
     STANDARD = "the standard endpoint is faster"
@@ -275,7 +275,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def cache_words(self) -> str:
-        """What is known of the accelerator's cache."""
+        """The state of the accelerator's cache, as far as it is known."""
         state = self.cache_state
         return state if self.hit_rate is None else f"{state}, hit rate {self.hit_rate * 100:.0f} % (estimated)"
 

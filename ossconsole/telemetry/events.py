@@ -241,7 +241,7 @@ class AcceleratorSize(_Event, frozen=True, kw_only=True, tag="accelerator"):
 
 
 class Devices(_Event, frozen=True, kw_only=True, tag="devices"):
-    """What the run computes on: `device` is cpu or cuda, `gpus` the UUIDs of its GPUs in the order of its processes.
+    """The devices of the run: `device` is cpu or cuda, `gpus` the UUIDs of its GPUs in the order of its processes.
 
     `ceiling` is null where no saved benchmark measured the same model with the same settings on the same device.
     """
@@ -288,7 +288,7 @@ class LoaderWorkers(_Event, frozen=True, kw_only=True, tag="workers"):
 
 
 class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What one endpoint delivered over the run.
+    """The totals and figures of one endpoint over the run.
 
     `steps`, `samples` and `bytes` are totals. The rate and the wait are those of its settled steps; where these were
     too few they are null, and `reason` says so. `decode_share` is the share of the readers' time in which they decoded.

@@ -45,7 +45,7 @@ class GpuReader:
         self._opened = False
 
     def open(self) -> None:
-        """Loads NVML. Where that fails, every later snapshot gives the reason."""
+        """Loads NVML. Where that fails, every later snapshot has the reason."""
         try:
             if self._nvml is None:
                 import pynvml

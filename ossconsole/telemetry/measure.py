@@ -8,6 +8,7 @@ Also which share of an accelerator's documented rate, and of OSS's documented re
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import msgspec
@@ -109,12 +110,12 @@ class CeilingReport(msgspec.Struct, frozen=True, kw_only=True):
 # The first steps of a process pay for imports, caches and memory that no later step pays for.
 WARMUP_STEPS = 3
 _SHORT_STRETCHES = 2  # in a row, after which the comparison says that they are too short
-TOO_SHORT = "too short"
+_TOO_SHORT = "too short"
 """The reason of a figure that is missing."""
 
 
 class RecordedSettings(msgspec.Struct, frozen=True):
-    """What the reducer reads from a run's settings; a record of another version may lack any of it."""
+    """The settings of a run that the figures depend on; a record of another version may lack any of them."""
 
     batch_size: int = 0
     workers: int = 1
@@ -123,7 +124,7 @@ class RecordedSettings(msgspec.Struct, frozen=True):
 
 
 class Measurement:
-    """What was measured by the events applied so far. Steps of a pause, a validation and the warm-up count nowhere."""
+    """The figures of a run from its events so far. Steps of a pause, a validation and the warm-up count nowhere."""
 
     def __init__(self) -> None:
         self.settings = RecordedSettings()
@@ -235,7 +236,7 @@ class Measurement:
         return self._coverage.covered
 
     def figures(self, kind: EndpointKind) -> EndpointFigures:
-        """What an endpoint delivered while settled."""
+        """The figures of an endpoint while settled."""
         return self.visits.windows[kind].figures()
 
     def hit_rate(self, singles: TimeCounts) -> HitRate | None:
@@ -374,11 +375,33 @@ class Measurement:
         """Share of the time of those steps that the loop waited for data, 0 to 1; None as `samples_per_s`."""
         return self._whole.wait_s / self._whole.seconds if self.samples_per_s is not None else None
 
-    def endpoints(self) -> dict[str, EndpointSummary]:
-        """What each endpoint that was used delivered, for the summary."""
-        return {str(kind): self._summary(kind) for kind in EndpointKind if self._used[kind][0]}
+    def summary(
+        self, run: str, state: RunState, *, epochs: int, steps: int, seconds: float, **others: Any
+    ) -> events.Summary:
+        """The summary of a run that has ended in `state`; `others` are fields that are not measured here."""
+        comparison = self.comparison
+        return events.Summary(
+            time=time.time(),
+            run=run,
+            state=state,
+            epochs=epochs,
+            steps=steps,
+            samples=self.samples,
+            bytes=self.bytes,
+            seconds=seconds,
+            samples_per_s=self.samples_per_s,
+            wait_fraction=self.wait_fraction,
+            reason=_TOO_SHORT if self.samples_per_s is None else "",
+            comparison=comparison.report() if comparison.pairs else None,
+            endpoints=self.endpoints(),
+            **others,
+        )
 
-    def _summary(self, kind: EndpointKind) -> EndpointSummary:
+    def endpoints(self) -> dict[str, EndpointSummary]:
+        """The totals and figures of each endpoint that was used, by its name."""
+        return {str(kind): self._endpoint_summary(kind) for kind in EndpointKind if self._used[kind][0]}
+
+    def _endpoint_summary(self, kind: EndpointKind) -> EndpointSummary:
         steps, samples, size = self._used[kind]
         figures = self.figures(kind)
         return EndpointSummary(
@@ -387,7 +410,7 @@ class Measurement:
             bytes=size,
             samples_per_s=figures.samples_per_s,
             wait_fraction=figures.wait_fraction,
-            reason=TOO_SHORT if figures.samples_per_s is None else "",
+            reason=_TOO_SHORT if figures.samples_per_s is None else "",
             decode_share=self.decode_share(kind),
             format_gain=self.format_gain(kind),
         )

@@ -85,7 +85,7 @@ def run_page(recorded: Iterable[Event], predictions: Evaluation | None = None, m
 
 
 class _Gathered:
-    """What the page shows of the events applied so far."""
+    """Collects the parts of the page from the events of a record."""
 
     def __init__(self) -> None:
         self.run: events.Run | None = None

@@ -64,7 +64,7 @@ class RunRecord(AbstractContextManager["RunRecord"]):
     """Appends events to a record (0600), one per line, from any thread.
 
     A failing disk must not end a run: `append` never raises, `lost` counts the events that are missing and `problem`
-    gives the reason (empty for none).
+    is the reason (empty for none).
     """
 
     def __init__(self, path: Path) -> None:

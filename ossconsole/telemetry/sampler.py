@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class _Gpus(Protocol):
-    """What the sampler needs of a GpuReader."""
+    """The part of GpuReader that the sampler uses."""
 
     def open(self) -> None: ...
     def close(self) -> None: ...
@@ -26,7 +26,7 @@ class _Gpus(Protocol):
 
 
 class _Host(Protocol):
-    """What the sampler needs of a HostReader."""
+    """The part of HostReader that the sampler uses."""
 
     @property
     def pids(self) -> frozenset[int]: ...

@@ -1,8 +1,8 @@
-"""Visits of endpoints, cut out of a run's steps; each switch gives one pair: the visit before it and the one after.
+"""Visits of endpoints, cut out of a run's steps; each switch makes one pair: the visit before it and the one after.
 
 A stretch is the time between two switches. Batches that were prefetched from the other endpoint, and the first turn of
 all readers, are left out: the endpoint is settling. The first visit of a stretch takes as long as a visit must; the
-rest, up to the next switch, is the second one. So a stretch in the middle gives one visit to each of two pairs. A
+rest, up to the next switch, is the second one. So a stretch in the middle has one visit of each of two pairs. A
 switch makes no pair where the stretch before it was too short for its second visit.
 
 How long a visit must be does not depend on what is read: it is VISIT_S, and longer where that holds too few turns of
@@ -47,7 +47,7 @@ FIGURE_STEPS = 4
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """What was read ahead at a step, in batches; `full` where no more may be."""
+    """The number of batches read ahead at a step; `full` where the limit was reached."""
 
     batches: int
     full: bool
@@ -146,7 +146,7 @@ class Visit(msgspec.Struct, frozen=True):
 
 
 class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What an endpoint delivered while settled. None where too little was measured.
+    """The figures of an endpoint while settled. They are None where too little was measured.
 
     `samples_per_s` is the mean over the time, of what arrived, at most what the compute could use. `visits` were
     completed; nine tenths of them lie between `rate_low` and `rate_high`. `typical_step_s` is the median time of a

@@ -60,8 +60,8 @@ class Foreground:
 def run_in_child(killed: Callable[[int], str]) -> Foreground:
     """Forks, and returns in the child only; this process waits for it and exits with its code.
 
-    `killed` gives the line to print for a signal number that killed the child. When this process is killed, the child
-    gets SIGHUP. Call it on the main thread, before any other thread is started.
+    `killed` returns the line to print for the number of the signal that killed the child. When this process is killed,
+    the child gets SIGHUP. Call it on the main thread, before any other thread is started.
     """
     modes = termios.tcgetattr(0)
     watched = {signal.SIGCHLD, _DETACHED, *_FORWARDED}

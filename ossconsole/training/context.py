@@ -5,7 +5,6 @@ No torch here: the console holds a context before the run's thread imports torch
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
@@ -24,8 +23,6 @@ from ossconsole.telemetry.compare import installed_versions
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.measure import Measurement
 from ossconsole.training.settings import TrainSettings
-
-log = logging.getLogger(__name__)
 
 
 class BrokenDeviceError(ConsoleError):
@@ -189,11 +186,7 @@ class RunContext:
     def _report_accelerator(self) -> None:
         from ossconsole.storage.accelerator import find_accelerator
 
-        try:
-            accelerator = find_accelerator(self.profile, self.credentials)
-        except ConsoleError as error:  # the key may lack the permission; the run needs the size for texts only
-            log.info("The size of the accelerator is unknown: %s", error)
-            return
+        accelerator = find_accelerator(self.profile, self.credentials)
         with self._emitting:
             if accelerator is not None and not self.state.final:
                 peak = accelerator.peak_mb_per_s * 1e6

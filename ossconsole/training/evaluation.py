@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -31,7 +31,7 @@ from ossconsole.training.compute.weights_file import Weights
 from ossconsole.training.data import TrainingData
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.loader import BatchLoader, sample_transform
-from ossconsole.training.plan import BatchRequest, Plan, Split
+from ossconsole.training.plan import Plan, Split, SplitRequests
 from ossconsole.training.settings import DEFAULT_MODEL, MODELS, TrainSettings, settings_of_checkpoint
 
 _PAIRS_SHOWN = 10
@@ -84,7 +84,9 @@ def evaluate(
     model = _model(replace(checkpoint, settings=settings), data.classes, size).to(device).eval()
     transform, totals = BatchTransform(data, compute), _Totals(data, worst)
     connector = ConnectorSettings.of(profile, credentials)
-    loader = BatchLoader(connector, data, _Validation(settings, data), settings, pin=compute.cuda)
+    once = msgspec.structs.replace(settings, epochs=1, max_steps=0)
+    plan = Plan(once, data.count(TRAIN), data.count(VAL), tar_bytes=data.tar_bytes)
+    loader = BatchLoader(connector, data, SplitRequests(plan, Split.VAL), settings, pin=compute.cuda)
     with contextlib.closing(loader), torch.no_grad():
         while (batch := loader.next()) is not None:
             if batch.failed:
@@ -116,18 +118,6 @@ def _model(checkpoint: EvaluatedCheckpoint, classes: tuple[str, ...], size: int)
         )
     load_into(model, state, WeightsSource(where, name), head)
     return model
-
-
-class _Validation:
-    """The batches of the validation split, once."""
-
-    def __init__(self, settings: TrainSettings, data: TrainingData) -> None:
-        once = msgspec.structs.replace(settings, epochs=1, max_steps=0)
-        self._plan = Plan(once, data.count(TRAIN), data.count(VAL), tar_bytes=data.tar_bytes)
-
-    def requests(self, start: int = 0) -> Iterator[BatchRequest]:
-        """See `Requests`; the numbers are those of the plan."""
-        return (each for each in self._plan.requests(start) if each.split is Split.VAL)
 
 
 class _Totals:

@@ -17,7 +17,6 @@ from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.diagnosis import final_advice
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.measure import TOO_SHORT
 from ossconsole.telemetry.ranks import RankSums
 from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, Snapshot, unexpected_failure
 from ossconsole.training.checkpoints.store import RunProgress
@@ -273,28 +272,18 @@ def summary_of(
     retries: int,
 ) -> events.Summary:
     """The summary of a run that has ended in `state`."""
-    measured = context.measurement
-    comparison = measured.comparison
-    return events.Summary(
-        time=time.time(),
-        run=context.id,
-        state=state,
+    return context.measurement.summary(
+        context.id,
+        state,
         epochs=epochs.completed,
         steps=context.step,
-        samples=measured.samples,
-        bytes=measured.bytes,
         seconds=seconds,
-        samples_per_s=measured.samples_per_s,
-        wait_fraction=measured.wait_fraction,
-        reason=TOO_SHORT if measured.samples_per_s is None else "",
-        comparison=comparison.report() if comparison.pairs else None,
-        advice=final_advice(measured),
+        advice=final_advice(context.measurement),
         train_loss=epochs.metrics.get("train_loss"),
         val_loss=epochs.metrics.get("val_loss"),
         top1=epochs.metrics.get("top1"),
         top5=epochs.metrics.get("top5"),
         checkpoint=checkpoint,
-        endpoints=measured.endpoints(),
         skipped_samples=skipped_samples,
         retries=retries,
     )

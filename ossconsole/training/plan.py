@@ -185,6 +185,18 @@ class Plan:
         return -(-self._sizes[split] // self._span)
 
 
+class SplitRequests:
+    """The requests of a plan for one split; their numbers are those of the plan."""
+
+    def __init__(self, plan: Plan, split: Split) -> None:
+        self._plan = plan
+        self._split = split
+
+    def requests(self, start: int = 0) -> Iterator[BatchRequest]:
+        """The requests from number `start` on."""
+        return (request for request in self._plan.requests(start) if request.split is self._split)
+
+
 class _Order:
     """The rows of a split in the order of one epoch, in batches of `span` rows of all ranks together."""
 

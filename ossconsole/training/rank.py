@@ -15,7 +15,6 @@ from ossconsole.config.text import counted
 from ossconsole.storage.retry import Wait
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.measure import TOO_SHORT
 from ossconsole.training.context import RunContext
 from ossconsole.training.distributed.ranks import RankInfo
 
@@ -108,19 +107,8 @@ def stop_before_training(context: RunContext, begun: float) -> events.Summary:
     """Ends a run that was stopped while torch was loading, without a model. `begun` is by `time.perf_counter`."""
     ensure_described(context)
     context.info("Nothing has been trained yet: no checkpoint is written.")
-    summary = events.Summary(
-        time=time.time(),
-        run=context.id,
-        state=RunState.STOPPED,
-        epochs=0,
-        steps=0,
-        samples=0,
-        bytes=0,
-        seconds=time.perf_counter() - begun,
-        samples_per_s=None,
-        wait_fraction=None,
-        reason=TOO_SHORT,
-    )
+    seconds = time.perf_counter() - begun
+    summary = context.measurement.summary(context.id, RunState.STOPPED, epochs=0, steps=0, seconds=seconds)
     context.enter(RunState.STOPPED)
     context.emit(summary)
     return summary

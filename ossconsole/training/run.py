@@ -195,7 +195,7 @@ class TrainingRun:
 
     @property
     def state(self) -> RunState:
-        """What the run does now."""
+        """The current state of the run."""
         return self._context.state
 
     @property
@@ -299,7 +299,7 @@ class TrainingRun:
             self._on_event(event)
         if self._record.problem and not self._record_problem_shown:
             self._record_problem_shown = True
-            remedy = "Free its disk; the run continues, and `status` and `export` miss these events."
+            remedy = "Free space on its disk; the run continues, and `status` and `export` miss these events."
             self._emit(
                 events.WarningEvent(time=time.time(), message=self._record.problem, remedy=remedy, step=self.step)
             )

@@ -26,7 +26,7 @@ NotNegativeFloat = Annotated[float, msgspec.Meta(ge=0)]
 
 
 AUTO = "auto"
-"""What a user enters for a setting that has a value for "determined from the other settings"."""
+"""The text that a user enters for a setting that is determined from the others."""
 
 
 def _help(description: str, **extra: object) -> msgspec.Meta:

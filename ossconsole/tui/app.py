@@ -73,8 +73,8 @@ class ConsoleApp(ConsoleTextualApp):
     With "" it opens where the work is: a live run or upload, credentials that are missing, or the welcome; it follows
     what becomes known of them until the first key is pressed.
 
-    `clock` gives Unix seconds. The return code is 0 after quitting and 1 after a crash; `crash_lines` then has one line
-    for the terminal. `return_value` is `detach` where running work should continue, `stop` where it should end.
+    `clock` returns Unix seconds. The return code is 0 after quitting and 1 after a crash; `crash_lines` then has one
+    line for the terminal. `return_value` is `detach` where running work should continue, `stop` where it should end.
     """
 
     TITLE = "ossconsole"

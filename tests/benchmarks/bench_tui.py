@@ -29,8 +29,8 @@ import psutil
 import pyte
 
 CONSOLE = ["ossconsole"]
-MADE_UP = [sys.executable, "-m", "tests.benchmarks.made_up_console"]
-PROTOTYPE = [sys.executable, "-m", "tests.benchmarks.prototype_console"]
+SIMULATED = [sys.executable, "-m", "tests.benchmarks.simulated_console"]
+BASELINE = [sys.executable, "-m", "tests.benchmarks.textual_baseline"]
 KEYS = {
     "in place": (("y", b", log"), ("y", b""), ("u", b", raw"), ("u", b"")),
     "a dialog": (("?", b" Keys "), ("q", b"data wait")),
@@ -201,11 +201,11 @@ def main() -> None:
         if options.paint:
             _compare_paints(shlex.split(options.paint), options.rounds, environment)
             return
-        _say_paint("first paint", first_paints([options.command or MADE_UP], options.rounds, environment)[0])
+        _say_paint("first paint", first_paints([options.command or SIMULATED], options.rounds, environment)[0])
         size = tuple(map(int, options.size.split("x")))
         terminals = []
         try:
-            for title, command in (("", options.command or MADE_UP), (" of a bare Textual app", PROTOTYPE)):
+            for title, command in (("", options.command or SIMULATED), (" of a bare Textual app", BASELINE)):
                 terminals.append(Terminal(command, (size[0], size[1]), environment))
                 _watch(terminals[-1], options.seconds, title)
             for name, keys in KEYS.items():

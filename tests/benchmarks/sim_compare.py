@@ -57,12 +57,12 @@ _PREFETCH_MB = 512
 class Cell:
     """One setup. `standard` and `accelerated` are what the endpoints give as a multiple of the compute rate.
 
-    `noise` is the deviation of the logarithm of a fetch's time; `weather` is how it is correlated over time.
+    `noise` is the deviation of the logarithm of a fetch's time; `variation` is how it is correlated over time.
     """
 
     workers: int
     batch: int
-    weather: str
+    variation: str
     standard: float = 0.83
     accelerated: float = 1.6
     noise: float = 0.2
@@ -74,11 +74,11 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.workers} workers, batch {self.batch}, {self.weather}{', A/A' if self.same else ''}"
+        return f"{self.workers} workers, batch {self.batch}, {self.variation}{', A/A' if self.same else ''}"
 
 
 @dataclass
-class Weather:
+class FetchTimes:
     """How long fetches take at which moment; `rng` is the run's own."""
 
     cell: Cell
@@ -91,7 +91,7 @@ class Weather:
 
     def drift(self, now: float) -> float:
         """By what both endpoints' times are multiplied then."""
-        return math.exp(0.3 * now / 600) if self.cell.weather == "drifting" else self.level
+        return math.exp(0.3 * now / 600) if self.cell.variation == "drifting" else self.level
 
     def speed(self, kind: EndpointKind) -> float:
         return self.cell.standard if kind is STANDARD else self.cell.accelerated
@@ -100,15 +100,15 @@ class Weather:
         """Seconds that a reader takes for a batch it begins then."""
         cell, base = self.cell, STEP_S[self.cell.batch] * self.cell.workers
         slow = self.drift(now) / self.speed(kind)
-        if cell.weather == "cold to warm" and kind is ACCELERATED:
+        if cell.variation == "cold to warm" and kind is ACCELERATED:
             hits = sum(row in self._cached for row in rows) / len(rows)
             self._cached.update(rows)
             self.hits.append((now, hits))
             slow = hits / cell.accelerated + (1 - hits) / cell.standard
         took = base * slow * math.exp(self.rng.normal(-(cell.noise**2) / 2, cell.noise))
-        if cell.weather == "correlated":
+        if cell.variation == "correlated":
             took *= self._correlated(kind, now)
-        elif cell.weather == "stalling" and self.rng.random() < (0.02 if kind is STANDARD or cell.same else 0.01):
+        elif cell.variation == "stalling" and self.rng.random() < (0.02 if kind is STANDARD or cell.same else 0.01):
             took += 6 * STEP_S[cell.batch]
         return took
 
@@ -173,7 +173,7 @@ class Pool:
         reader.current = request = reader.todo.popleft()
         reader.kind, reader.begun = self._share.switch.endpoint, at
         rows: list[int] = self._share.rows_of(request.slot, request.samples).tolist()
-        reader.end = at + self._world.weather.fetch(reader.kind, at, rows)
+        reader.end = at + self._world.fetch_times.fetch(reader.kind, at, rows)
 
     def _advance(self) -> None:
         for reader in self._readers:
@@ -229,8 +229,8 @@ class World:
         self.cell = cell
         self.now = 0.0
         self.rng = np.random.default_rng(seed)
-        self.weather = Weather(cell, self.rng, level)
-        rows = 8 if cell.weather == "cold to warm" else 1  # samples of a batch as the loader sees it
+        self.fetch_times = FetchTimes(cell, self.rng, level)
+        rows = 8 if cell.variation == "cold to warm" else 1  # samples of a batch as the loader sees it
         samples = tuple(Sample(f"train/a/{number}.u8", 0, 8, 8) for number in range(rows * _EPOCH_BATCHES))
         manifest = Manifest(format=SampleFormat.IMAGE_U8, size=8, classes=("a",), splits={"train": samples})
         settings = TrainSettings(batch_size=rows, workers=cell.workers, epochs=10**6, endpoint=start)
@@ -312,8 +312,8 @@ class Outcome:
         return math.inf if found is None else abs(found.ratio / self.truth - 1)
 
 
-Truth = Callable[[Weather, EndpointKind, float, float], float]
-"""The throughput that an endpoint gives in the long run, in the weather of a time from and to."""
+Truth = Callable[[FetchTimes, EndpointKind, float, float], float]
+"""The throughput of an endpoint in the long run, with the fetch times between two moments."""
 
 
 class _Run:
@@ -358,7 +358,7 @@ def _run_to_end(world: World, seed: int, truth: Truth) -> Outcome:
         first = run.endpoint is ACCELERATED  # the visit of the endpoint in use came after the switch
         ends = {ACCELERATED: world.now if first else switched, STANDARD: switched if first else world.now}
         both = {
-            visit.kind: truth(world.weather, visit.kind, ends[visit.kind] - visit.seconds, ends[visit.kind])
+            visit.kind: truth(world.fetch_times, visit.kind, ends[visit.kind] - visit.seconds, ends[visit.kind])
             for visit in (standard, accelerated)
         }
         truths[cold].append((math.log(both[ACCELERATED] / both[STANDARD]), weight))
@@ -412,8 +412,8 @@ def _long_run(cell: Cell, kind: EndpointKind, level: float, batches: int) -> flo
 
 def calibrated(cell: Cell, batches: int = 8000) -> Truth:
     """The truth of a cell, from long stretches on one endpoint."""
-    changing = cell.weather in {"cold to warm", "drifting"}
-    steady = replace(cell, weather="independent") if changing else cell
+    changing = cell.variation in {"cold to warm", "drifting"}
+    steady = replace(cell, variation="independent") if changing else cell
 
     def long_run(kind: EndpointKind, level: float, count: int) -> float:
         if kind is STANDARD or cell.same:  # the other endpoint does not matter, so that one run serves several cells
@@ -421,18 +421,20 @@ def calibrated(cell: Cell, batches: int = 8000) -> Truth:
         return _long_run(steady, kind, level, count)
 
     if not changing:
-        count = batches if cell.weather == "independent" else 5 * batches  # what is correlated or rare averages slowly
+        count = (
+            batches if cell.variation == "independent" else 5 * batches
+        )  # what is correlated or rare averages slowly
         fixed = {kind: long_run(kind, 1.0, count) for kind in EndpointKind}
-        return lambda _weather, kind, _since, _until: fixed[kind]
+        return lambda _fetch_times, kind, _since, _until: fixed[kind]
     logs = np.linspace(0, 1, 6)
     table = {kind: [long_run(kind, math.exp(log), batches // 3) for log in logs] for kind in EndpointKind}
 
-    def throughput(weather: Weather, kind: EndpointKind, since: float, until: float) -> float:
-        if cell.weather == "drifting":
-            return float(np.interp(math.log(weather.drift((since + until) / 2)), logs, table[kind]))
+    def throughput(fetch_times: FetchTimes, kind: EndpointKind, since: float, until: float) -> float:
+        if cell.variation == "drifting":
+            return float(np.interp(math.log(fetch_times.drift((since + until) / 2)), logs, table[kind]))
         if kind is STANDARD:
             return table[kind][0]
-        hits = statistics.fmean(share for at, share in weather.hits if since <= at <= until)
+        hits = statistics.fmean(share for at, share in fetch_times.hits if since <= at <= until)
         return float(np.interp(math.log(hits + (1 - hits) * cell.accelerated / cell.standard), logs, table[kind]))
 
     return throughput
@@ -476,11 +478,11 @@ def measured(cell: Cell, runs: int, first_seed: int = 0) -> Row:
     )
 
 
-WEATHERS = ("independent", "correlated", "drifting", "stalling", "cold to warm")
-CELLS = [Cell(workers, batch, weather) for weather in WEATHERS for workers in (1, 2, 4, 8) for batch in STEP_S]
+VARIATIONS = ("independent", "correlated", "drifting", "stalling", "cold to warm")
+CELLS = [Cell(workers, batch, variation) for variation in VARIATIONS for workers in (1, 2, 4, 8) for batch in STEP_S]
 SAME = [
-    Cell(workers, batch, weather, accelerated=Cell.standard)
-    for weather in WEATHERS[:-1]
+    Cell(workers, batch, variation, accelerated=Cell.standard)
+    for variation in VARIATIONS[:-1]
     for workers in (1, 2, 4, 8)
     for batch in STEP_S
 ]

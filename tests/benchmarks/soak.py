@@ -48,8 +48,8 @@ from ossconsole.storage.multipart import list_uploads
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import RunSummary, list_runs, read_events
 from ossconsole.training.remote import control
-from tests.benchmarks.soaked import LEDGER_VARIABLE, SIDE, TINY_VARIABLE, Entry, contents
-from tests.benchmarks.weather import Weather
+from tests.benchmarks.chaos import Chaos
+from tests.benchmarks.recording_command import LEDGER_VARIABLE, SIDE, TINY_VARIABLE, Entry, contents
 from tests.terminal.screen import Terminal
 
 SPLITS = ("train", "val")
@@ -179,7 +179,7 @@ class Soak:
     @contextlib.contextmanager
     def _training(self) -> Iterator[psutil.Popen]:
         self._ledger = self.folder / "ledger.jsonl"
-        command = [sys.executable, "-m", "tests.benchmarks.soaked", "train", "--json", "--epochs", "1000000"]
+        command = [sys.executable, "-m", "tests.benchmarks.recording_command", "train", "--json", "--epochs", "1000000"]
         command += [
             "--no-augment",
             "--batch-size",
@@ -209,7 +209,7 @@ class Soak:
         self._until(lambda: any(run.step > 0 for run in list_runs()), training)
         (run,) = list_runs()
         self._settle(run, training)
-        weather = Weather(
+        chaos = Chaos(
             sandbox.info,
             training,
             run.run,
@@ -233,19 +233,19 @@ class Soak:
             struck = False
             while (now := time.monotonic()) < ends and training.poll() is None:
                 if long_outage and now >= long_outage:
-                    weather.stand_out(LONG_OUTAGE_S)
+                    chaos.outage(LONG_OUTAGE_S)
                     struck, change_at, long_outage = True, now + LONG_OUTAGE_S + 5, None
                 if now >= change_at:
-                    weather.calm() if struck else weather.strike()
-                    struck, change_at = not struck, now + weather.pause_s()
+                    chaos.stop() if struck else chaos.inject()
+                    struck, change_at = not struck, now + chaos.pause_s()
                 if now >= look_at:
                     look_at = now + self.options.every
                     for each in figures.values():
                         each.look()
                 time.sleep(0.1)
             self.check(training.poll() is None, "train ended by itself")
-            weather.calm()
-        self.result["strikes"] = dict(sorted(weather.strikes.items()))
+            chaos.stop()
+        self.result["strikes"] = dict(sorted(chaos.injected.items()))
         return figures
 
     def _settle(self, run: RunSummary, training: psutil.Popen) -> None:
@@ -395,7 +395,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two looks at the processes")
     parser.add_argument("--longest", type=float, default=10.0, help="seconds between two strikes, at most")
-    parser.add_argument("--opening", nargs="*", default=[], help="what strikes first, by name (see weather.py)")
+    parser.add_argument("--opening", nargs="*", default=[], help="the first faults, by name (see chaos.py)")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--no-console", dest="console", action="store_false")
     parser.add_argument("--json", action="store_true")

@@ -24,7 +24,7 @@ def test_the_interval_holds_the_truth_and_comes_soon(cell: Cell) -> None:
     found = [compared(cell, seed, truth) for seed in range(6)]
     assert sum(each.covered for each in found) >= 5
     assert sum(each.error <= 0.05 for each in found) >= 5
-    assert statistics.median(each.decided_visits for each in found) <= 24 or cell.weather == "correlated"
+    assert statistics.median(each.decided_visits for each in found) <= 24 or cell.variation == "correlated"
 
 
 def test_an_endpoint_compared_with_itself_is_not_faster() -> None:

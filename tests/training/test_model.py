@@ -310,10 +310,10 @@ def test_a_download_ends_when_the_run_is_stopped(hub: Path, served: type[Server]
     assert list(hub.iterdir()) == []
 
 
-def test_a_file_that_is_not_the_one_of_its_name_is_refused(hub: Path, served: type[Server]) -> None:
+def test_a_file_with_another_checksum_than_in_its_name_is_refused(hub: Path, served: type[Server]) -> None:
     served.going.set()
     served.body = served.body[:-1] + b"?"
-    with pytest.raises(ConsoleError, match="not the one that its name says"):
+    with pytest.raises(ConsoleError, match="does not have the SHA-256 in its name"):
         model_of(CLASSES, "imagenet")
     assert list(hub.iterdir()) == []
 

@@ -1450,7 +1450,7 @@ async def test_a_job_that_ended_as_a_whole_says_why_in_the_list(make_app: AppMak
     def refuse(prefix: str) -> Iterator[ObjectSummary]:
         raise StorageError(f"The temporary credentials have expired: {prefix}")
 
-    store.list_all = refuse  # type: ignore[assignment, method-assign]
+    store.list_all = refuse  # type: ignore[method-assign]
     async with make_app(services(store), "browse").run_test(size=(100, 30)) as pilot:
         browser = await opened(pilot, store, "")
         await browser.press("z")
@@ -1479,7 +1479,7 @@ async def test_a_bucket_that_could_not_be_opened_says_why_and_opens_later(
         assert held.wait(WAIT_S)
         return store
 
-    given.store = open_store  # type: ignore[assignment, method-assign]
+    given.store = open_store  # type: ignore[method-assign]
     async with make_app(given, "browse").run_test(size=(100, 30)) as pilot:
         await past_opening(pilot)
         browser = Browser(pilot)

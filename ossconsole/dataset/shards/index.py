@@ -151,7 +151,7 @@ def _read(store: ObjectStore, prefix: str) -> bytes:
             raise ManifestError(f"{store.uri(key)} has more than {MAX_MANIFEST_BYTES} bytes.", remedy=_UPLOAD_AGAIN)
         return store.get(key)
     except StorageError as error:
-        if error.status != 404 or error.code == "NoSuchBucket":
+        if not error.no_such_object:
             raise
         raise ManifestMissingError(f"{store.uri(key)} does not exist.", remedy=_UPLOAD_AGAIN, empty=False) from error
 

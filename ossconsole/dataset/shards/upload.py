@@ -31,12 +31,11 @@ from ossconsole.dataset.shards.build import (
     list_objects,
 )
 from ossconsole.dataset.shards.index import PackedShard, PackedShardList, ShardSample
-from ossconsole.dataset.source.files import SkippedFile
 from ossconsole.dataset.source.layout import Layout
 from ossconsole.dataset.upload.job import PrefixTakenError, UploadJob, UploadSettings, check_prefix
 from ossconsole.dataset.upload.journal import JournalError, JournalLock, PlanAction, journal_path
 from ossconsole.dataset.upload.pipeline import LAST_ANSWERS_S, MAX_DENIED
-from ossconsole.dataset.upload.progress import PLAN_ENDED, PLANNED, Counts, Phase
+from ossconsole.dataset.upload.progress import Counts, Phase
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Failure
@@ -123,17 +122,11 @@ class ShardUpload(UploadJob):
         """Plans every file; returns the classes in label order."""
         suffix = self.settings.preprocessing.suffix
         classes: set[str] = set()
-        for item in layout.items():
-            self.gate.check()
-            self.stats.add(PLANNED)
-            if isinstance(item, SkippedFile):
-                self.skip(item)
-            elif (action := planner.add(item, suffix)) is PlanAction.SEND:
+        for item in self.samples_of(layout):
+            if (action := planner.add(item, suffix)) is PlanAction.SEND:
                 classes.add(item.class_name)
             else:
                 self.record_failure(Failure(item.path, action.reason))
-        self.planned(layout)
-        self.stats.add(PLAN_ENDED)
         return layout.label_order(classes)
 
     # Sending

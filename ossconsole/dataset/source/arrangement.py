@@ -34,7 +34,7 @@ _VAL_FILE = re.compile(r"ILSVRC2012_val_\d+\.")
 
 
 class FolderContents(msgspec.Struct, frozen=True):
-    """What is directly in a folder: the names of its visible folders, sorted, and of some of its images."""
+    """The direct contents of a folder: the names of its visible folders, sorted, and of some of its images."""
 
     folders: tuple[str, ...] = ()
     images: tuple[str, ...] = ()

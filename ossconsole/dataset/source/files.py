@@ -213,7 +213,7 @@ class FolderSource:
                     else:
                         files += 1
         except OSError:
-            yield 1  # the entry that `entries` gives for it
+            yield 1  # `entries` has one entry for it
             return
         yield files
         for below in folders if depth < _MAX_DEPTH else ():

@@ -376,7 +376,7 @@ class _HeldOut:
 
 
 class _Seen:
-    """What `items` has found so far: class folders, those with samples, and the facts for advice and cautions."""
+    """The findings of `items` so far: class folders, those with samples, and the facts for advice and cautions."""
 
     def __init__(self) -> None:
         self.folders: set[tuple[str, str]] = set()

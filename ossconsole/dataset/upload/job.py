@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,11 +29,13 @@ from ossconsole.dataset.manifest import (
     object_key,
     read_manifest_head,
 )
-from ossconsole.dataset.source.files import SkippedFile
+from ossconsole.dataset.source.files import PlannedSample, SkippedFile
 from ossconsole.dataset.source.layout import Layout, SourceOptions
 from ossconsole.dataset.upload.prepare import DEFAULT_QUALITY, PreprocessConfig
 from ossconsole.dataset.upload.progress import (
     IGNORED,
+    PLAN_ENDED,
+    PLANNED,
     Counts,
     Phase,
     SamplePreview,
@@ -305,9 +307,25 @@ class UploadJob(BackgroundJob):
         self.understood = layout.describe()
         return layout
 
-    def planned(self, layout: Layout) -> None:
-        """Call it once every file is planned: the list of unused files in `layout` is complete then."""
-        self._layout = layout
+    def samples_of(
+        self, layout: Layout, on_lost: Callable[[SkippedFile], object] = lambda _: None
+    ) -> Iterator[PlannedSample]:
+        """The samples of the source; counts every file, and records those that become no sample.
+
+        `on_lost` gets those of them that may have been samples before. Raises Cancelled, and ConsoleError when the
+        source cannot be read.
+        """
+        for item in layout.items():
+            self.gate.check()
+            self.stats.add(PLANNED)
+            if isinstance(item, SkippedFile):
+                self.skip(item)
+                if item.lost:
+                    on_lost(item)
+            else:
+                yield item
+        self._layout = layout  # its list of unused files is complete now
+        self.stats.add(PLAN_ENDED)
 
     def no_samples(self, layout: Layout) -> ConsoleError:
         """The error of an upload that has nothing to list."""

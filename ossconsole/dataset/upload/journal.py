@@ -415,7 +415,7 @@ class Journal:
             yield key
 
     def leave_out_removed(self) -> None:
-        """From now on `samples`, `classes` and `has_samples` are without those that `removed` gives."""
+        """From now on `samples`, `classes` and `has_samples` are without those that `removed` returns."""
         self._listed = f"sent > 0 AND seen = {self._run}"
 
     def forget(self, keys: Iterable[str]) -> None:

@@ -27,8 +27,6 @@ from ossconsole.dataset.upload.job import PrefixState, UploadJob, check_prefix
 from ossconsole.dataset.upload.journal import ExpectedObject, Journal, PlanAction, journal_path
 from ossconsole.dataset.upload.pipeline import Pipeline, UploadItem
 from ossconsole.dataset.upload.progress import (
-    PLAN_ENDED,
-    PLANNED,
     UNCHANGED,
     Counts,
     Phase,
@@ -122,16 +120,9 @@ class SampleUpload(UploadJob):
             self.stats.totals_known()
 
     def _plan(self, layout: Layout, journal: Journal) -> Iterator[UploadItem]:
-        """The samples to send; every other file is counted here."""
+        """The samples to send; those that are in the bucket already, or cannot be sent, are counted here."""
         suffix = self.settings.preprocessing.suffix
-        for item in layout.items():
-            self.gate.check()
-            self.stats.add(PLANNED)
-            if isinstance(item, SkippedFile):
-                self.skip(item)
-                if item.lost:
-                    journal.keep_lost(item)
-                continue
+        for item in self.samples_of(layout, on_lost=journal.keep_lost):
             decision = journal.plan(item, suffix)
             if decision.action is PlanAction.SEND:
                 yield UploadItem(item, decision.key, decision.crc64, decision.doubtful)
@@ -140,8 +131,6 @@ class SampleUpload(UploadJob):
                 self.stats.count_class(item.class_name)
             else:
                 self.record_failure(Failure(item.path, decision.action.reason))
-        self.planned(layout)
-        self.stats.add(PLAN_ENDED)
 
     def _verify(self, pipeline: Pipeline, layout: Layout, journal: Journal, existing: _ExistingManifest) -> None:
         """Compares the bucket with the journal, sends missing samples again, and compares again."""

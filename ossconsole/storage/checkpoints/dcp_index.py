@@ -83,7 +83,7 @@ def read_dcp_index(data: bytes) -> DcpIndex | None:
 def read_values(index: DcpIndex, read: Callable[[str, int, int], bytes]) -> dict[str, Any]:
     """The values that a console shows, by their dotted names. Values that are not plain data are left out.
 
-    `read` gives bytes of one of the files: of its name, from an offset, in a length. Raises FileCutShortError.
+    `read` returns bytes of one of the files, by its name, the offset and the length. Raises FileCutShortError.
     """
     wanted = [each for each in index.values if _WANTED.fullmatch(each.name) and each.length <= _MAX_VALUE_BYTES]
     wanted = sorted(wanted, key=lambda each: each.name.count("."))[:_MAX_VALUES]

@@ -377,7 +377,7 @@ class Restore(Job):
 
 
 class Versioning(str, enum.Enum):
-    """What a bucket does with objects that are overwritten or deleted."""
+    """Whether a bucket keeps objects that are overwritten or deleted, as versions."""
 
     NEVER = "never"
     ENABLED = "Enabled"

@@ -281,7 +281,7 @@ class Job(BackgroundJob):
 
     moves_bytes: ClassVar[bool] = False
     skipped_label: ClassVar[str] = "were there"
-    """What the objects are for which there was nothing to do."""
+    """The word for objects that the job skips."""
 
     def __init__(self, title: str, *, threads: int = DEFAULT_THREADS) -> None:
         super().__init__(title, threads=threads)

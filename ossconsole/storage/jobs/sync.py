@@ -67,7 +67,7 @@ class SyncEntry(msgspec.Struct, frozen=True):
 
 
 class SyncPlan(msgspec.Struct, frozen=True):
-    """What a transfer would do. `folder` and `prefix` are compared; `others` counts entries that are not files."""
+    """The plan of a transfer. `folder` and `prefix` are compared; `others` counts entries that are not files."""
 
     direction: Direction
     folder: Path

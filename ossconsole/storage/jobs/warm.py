@@ -60,7 +60,7 @@ class WarmSource(msgspec.Struct, frozen=True):
 
 
 class WarmPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a warm-up will read, of `source`. Counts are of objects, sizes in bytes.
+    """The plan of a warm-up of `source`. Counts are of objects, sizes in bytes.
 
     Not read are objects `outside` the accelerated paths, and those `beyond` the size of the accelerator.
     `accelerator` is None where its state cannot be read, for the reason `unknown`.
@@ -130,7 +130,7 @@ def _size(count: int) -> str:
 
 
 def plan_warm(source: WarmSource, accelerated: ObjectStore, *, again: bool = False) -> WarmPlan:
-    """What a warm-up of `source` reads; with `again` also what was read before.
+    """The plan of a warm-up of `source`; with `again` it also reads the objects that were read before.
 
     Raises ConsoleError where the bucket has no accelerator, or where nothing of the source can be cached.
     """
@@ -200,7 +200,7 @@ class _Selection:
 
 
 class WarmJournal:
-    """What was read through one accelerated endpoint: 8 bytes per object, in the state folder; safe from any thread.
+    """The objects read through one accelerated endpoint: 8 bytes per object, in the state folder; safe from any thread.
 
     It starts empty for another accelerator: one that was deleted and created again has an empty cache.
     """

@@ -359,7 +359,7 @@ class _EndpointProbe:
         try:
             self._store.call(f"reading the metadata of {self._store.uri(key)}", request)
         except StorageError as error:
-            if error.status != 404 or error.code == "NoSuchBucket":
+            if not error.no_such_object:
                 raise
             found = "no manifest"
         else:

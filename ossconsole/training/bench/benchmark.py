@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,8 +59,6 @@ from ossconsole.training.data import training_data
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.loader import BatchLoader
 from ossconsole.training.settings import AUTO, DEFAULT_MODEL, TrainSettings
-
-log = logging.getLogger(__name__)
 
 _SIGNED = 1024  # objects for the limits: enough that none is read twice at the same time
 
@@ -252,11 +249,7 @@ class Bench:
             key=lambda reading: reading.bytes_per_s,
             default=None,
         )
-        try:
-            bought = find_accelerator(self._profile, self._credentials) if fastest is not None else None
-        except ConsoleError as error:  # the key may lack the permission; the size is for texts only
-            log.info("The size of the accelerator is unknown: %s", error)
-            bought = None
+        bought = find_accelerator(self._profile, self._credentials) if fastest is not None else None
         if bought is None or fastest is None:
             return None
         return Ceiling(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import math
 import statistics
 import time
@@ -17,11 +16,11 @@ import msgspec
 
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import TRAIN
-from ossconsole.storage.accelerator import Accelerator, find_accelerator
+from ossconsole.storage.accelerator import find_accelerator
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry.host import free_memory
 from ossconsole.training.bench.accelerators import AcceleratorGroup, Order
@@ -41,8 +40,6 @@ from ossconsole.training.bench.workloads import (
 from ossconsole.training.data import USUAL_SIZE, training_data
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.settings import TrainSettings
-
-log = logging.getLogger(__name__)
 
 _BUSY = 0.75  # share of the time that readers run or wait for a processor, from which on they are the limit
 _CALIBRATION_S = 2.0
@@ -371,7 +368,7 @@ class Emulation:
         )
         found = next((each for each in results if each.path == EndpointKind.ACCELERATED), None)
         measured = None
-        if found is not None and (bought := self._accelerator()) is not None:
+        if found is not None and (bought := find_accelerator(self._profile, self._credentials)) is not None:
             failed = next((each for each in found.fed if not each.passed), None)
             limited = failed is not None and found.limit == "storage"
             measured = Measured(
@@ -381,13 +378,6 @@ class Emulation:
                 simulated=self._profile.simulated,
             )
         return buyers_table(self._settings.workload, facts, measured)
-
-    def _accelerator(self) -> Accelerator | None:
-        try:
-            return find_accelerator(self._profile, self._credentials)
-        except ConsoleError as error:  # the key may lack the permission; the table then has no measured cell
-            log.info("The size of the accelerator is unknown: %s", error)
-            return None
 
 
 def _on_dataset(connector: ConnectorSettings, prefix: str) -> ConnectorSettings:

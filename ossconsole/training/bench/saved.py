@@ -214,14 +214,9 @@ def provenance(
 
     instance = Instance(region="")
     if not profile.simulated:
-        try:
+        with contextlib.suppress(ConsoleError):  # not an ECS instance
             instance = MetadataService().instance()
-        except ConsoleError:  # not an ECS instance
-            instance = Instance(region="")
-    try:
-        accelerator = find_accelerator(profile, credentials)
-    except ConsoleError:  # the key may lack the permission
-        accelerator = None
+    accelerator = find_accelerator(profile, credentials)
     return Provenance(
         versions=installed_versions(),
         python=platform.python_version(),

@@ -38,7 +38,7 @@ class Workload(msgspec.Struct, frozen=True):
 
     @property
     def samples_per_s(self) -> float:
-        """What one accelerator uses at an AU of 100 %."""
+        """The samples/s that one accelerator uses at an AU of 100 %."""
         return self.batch_size / self.step_s
 
     def with_batch(self, batch_size: int) -> Workload:

@@ -37,7 +37,7 @@ _MODE = 0o644  # they are for other programs, and other users
 
 @dataclass(frozen=True)
 class ExportedWeights:
-    """What was written. `metadata` is what the file, or the JSON file beside it, says about the weights.
+    """A file of weights that was written, with its `metadata`, which are in it or in the JSON file beside it.
 
     `bytes` of the elements; `code` loads the file in plain torchvision, or with onnxruntime, "" where the model is not
     known; `note` says which part of the checkpoint the weights are, where that needs saying.
@@ -182,7 +182,7 @@ def _known_model(metadata: dict[str, Any]) -> tuple[str, list[str], int] | None:
 
 
 def _metadata(facts: dict[str, Any], *, averaged: bool) -> dict[str, Any]:
-    """What a program needs to use the weights, in plain values; what is not known is left out."""
+    """The plain values that a program needs to use the weights; unknown ones are left out."""
     known = {name: facts[name] for name in _FACTS if isinstance(facts.get(name), (str, int, list))}
     metrics = facts.get("metrics")
     top1 = metrics.get("top1") if isinstance(metrics, dict) else facts.get("top1")

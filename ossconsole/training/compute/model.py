@@ -95,7 +95,7 @@ def head_parameters(name: str, classes: int, size: int) -> frozenset[str]:
 
 
 def _skeleton(name: str, classes: int, size: int) -> nn.Module:
-    """A model without memory for its parameters; computing with it gives shapes only."""
+    """A model without memory for its parameters; computing with it yields shapes only."""
     try:
         with torch.device("meta"):
             return new_model(name, classes, size)

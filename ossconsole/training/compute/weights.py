@@ -135,7 +135,7 @@ def _download(url: str, path: Path, report: OnMessage, stopped: Callable[[], boo
                 file.write(block)
         expected = re.search(r"-([0-9a-f]{8,})\.", path.name)
         if expected and not digest.hexdigest().startswith(expected[1]):
-            raise OSError("the file that arrived is not the one that its name says")
+            raise OSError("the file that arrived does not have the SHA-256 in its name")
         report(f"Downloaded {megabytes(part.stat().st_size)} in {time.monotonic() - begun:.0f} s.")
         part.replace(path)
     finally:

@@ -74,7 +74,9 @@ def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
         refusal = refuse(data)
         raise CheckpointError(f"{where} {refusal.what}.", remedy=refusal.remedy) from error
     if not isinstance(loaded, dict):
-        raise ConsoleError(f"{where} contains a {type(loaded).__name__}, no dictionary of weights.", remedy=_SAVE_STATE)
+        raise ConsoleError(
+            f"{where} contains a {type(loaded).__name__}, not a dictionary of weights.", remedy=_SAVE_STATE
+        )
     return loaded
 
 

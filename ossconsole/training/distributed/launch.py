@@ -99,7 +99,7 @@ class RankReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class RankArgs:
-    """What the process of a rank needs; `parent` is the id of the process that started it."""
+    """The arguments of a rank's process; `parent` is the id of the process that started it."""
 
     parent: int
     run: str
@@ -355,7 +355,7 @@ class LocalRanks:
         )
 
     def _error_of(self, rank: _Rank) -> ConsoleError:
-        """What the rank reported."""
+        """The error that the rank reported."""
         assert rank.failure is not None  # noqa: S101
         prefix = f"Rank {rank.number}: " if rank.number else ""
         broken = f"{self._resume_remedy()} If it fails again, `dmesg` may have an Xid."

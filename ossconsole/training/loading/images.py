@@ -1,4 +1,4 @@
-"""What a reader makes of a sample's bytes: the decoded, cropped and flipped row of a batch buffer."""
+"""Decodes, crops and flips a sample's bytes into its row of a batch buffer."""
 
 from __future__ import annotations
 

@@ -281,7 +281,7 @@ class BatchLoader:
 
 
 def sample_transform(settings: TrainSettings, data: TrainingData) -> SampleTransform:
-    """What the readers of a run make of the samples."""
+    """The transform that the readers of a run apply to the samples."""
     return SampleTransform(
         data.format, data.size, data.image_size(settings.image_size), settings.augment, settings.seed
     )

@@ -24,7 +24,7 @@ _AHEAD_BYTES = 2 * WINDOW_BYTES
 
 
 class Fetcher(Protocol):
-    """What the windows need of a RangeFetcher."""
+    """The part of RangeFetcher that the windows use."""
 
     def allocate(self, size: int) -> tuple[int, memoryview]:
         """See `RangeFetcher.allocate`."""

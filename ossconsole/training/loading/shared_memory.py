@@ -103,7 +103,7 @@ class Members:
 
 
 class SampleTable:
-    """What readers know of all samples of both splits; pickling it to a process being spawned shares it.
+    """The keys, sizes and checksums of all samples of both splits; pickling it to a process being spawned shares it.
 
     It takes about 30 bytes per sample plus its key, and 16 where ETags are known: 75 or 96 MB for ImageNet, for any
     number of readers.

@@ -36,7 +36,7 @@ class Browser(Protocol):
     model: BrowseModel
     detail: Detail | None
     index: ManifestIndex | None
-    """The manifest read last, which gives format and label of a sample."""
+    """The manifest read last, with format and label of a sample."""
     usage: tuple[str, Usage] | None
     """The folder counted last, and the job that counts it."""
     range_start: str | None

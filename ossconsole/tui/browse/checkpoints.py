@@ -84,7 +84,7 @@ _NAME = re.compile(
 
 
 class CheckpointName(msgspec.Struct, frozen=True):
-    """What the name of a run's checkpoint says."""
+    """The parts of the name of a run's checkpoint."""
 
     model: str
     run: str

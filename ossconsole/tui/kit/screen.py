@@ -191,7 +191,7 @@ class KeyBar(Canvas):
     """The actions that work now, by their order in the footer; those that do not fit are counted."""
 
     def __init__(self, actions: Callable[[], Sequence[tuple[KeyAction, bool]]]) -> None:
-        """`actions` gives each action with whether it has an effect now."""
+        """`actions` are the actions, each with whether it has an effect now."""
         super().__init__()
         self._actions = actions
 

@@ -19,6 +19,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, ClassVar
 
@@ -127,19 +128,19 @@ def image_rows(pixels: NDArray[np.uint8], width: int, height: int, widget: Widge
     return half_blocks(pixels, width, height, limited=widget.app.console.color_system == "256")
 
 
+@dataclass(frozen=True, eq=False)
 class ImageBlock:
     """An RGB image among the lines, fitted below the lines above."""
 
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
-        self.pixels = pixels
+    pixels: NDArray[np.uint8]
 
 
+@dataclass(frozen=True, eq=False)
 class ImageRow:
     """RGB images side by side, each in the middle of a square `side` cells wide, with _GAP cells between them."""
 
-    def __init__(self, images: Sequence[NDArray[np.uint8]], side: int) -> None:
-        self.images = images
-        self.side = side
+    images: Sequence[NDArray[np.uint8]]
+    side: int
 
     @property
     def rows(self) -> int:

@@ -148,7 +148,7 @@ def _with_policy(accelerator: Accelerator, policy: str) -> Accelerator:
 
 
 def creation_question(bucket: str, wanted: Accelerator) -> str:
-    """What will be created and what it costs."""
+    """The question before an accelerator is created, with its cost."""
     return (
         f"An accelerator of {wanted.quota_gb:,} GB in {wanted.zone} for oss://{bucket}, caching {wanted.cached_text}.\n"
         f"Billing starts with its creation:\n{cost_estimate(wanted)}."

@@ -43,7 +43,7 @@ from ossconsole.tui.kit.text import Line, duration, milliseconds, rate, safe, sh
 
 
 class ProbeState:
-    """The newest step of each stage. Steps come from any thread; `clock` gives seconds."""
+    """The newest step of each stage. Steps come from any thread; `clock` returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -88,7 +88,7 @@ def _speed_up(context: DashboardContext, words: str, width: int) -> Line:
 
 
 def _saved_minutes(view: RunView) -> float | None:
-    """What an epoch takes less through the endpoint that was found to be faster."""
+    """The minutes that the faster endpoint saves per epoch."""
     found = view.comparison
     sides = {EndpointKind.STANDARD: found.standard, EndpointKind.ACCELERATED: found.accelerated}
     if found.faster is None:

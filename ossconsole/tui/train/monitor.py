@@ -17,7 +17,7 @@ from ossconsole.tui.train.guide import DemoGuide
 
 
 class RunMonitor:
-    """Reduces the events of the newest run into `view`. `clock` gives Unix seconds."""
+    """Reduces the events of the newest run into `view`. `clock` returns Unix seconds."""
 
     def __init__(self, services: Services, clock: Callable[[], float] = time.time) -> None:
         self._services = services

@@ -29,7 +29,7 @@ MAX_EVENTS_PER_PULL = 1000
 class Replay:
     """Plays a record; with `follow`, applies all of it and then what is appended. Raises RecordError.
 
-    `clock` gives real seconds; `now` is the time of the replay in Unix seconds.
+    `clock` returns real seconds; `now` is the time of the replay in Unix seconds.
     """
 
     def __init__(self, path: Path, *, follow: bool = False, clock: Callable[[], float] = time.monotonic) -> None:

@@ -261,7 +261,7 @@ class TrainScreen(Dashboard):
 
     @property
     def requested(self) -> str:
-        """What the run was asked for and has not done yet."""
+        """The request to the run that has not had its effect yet, in words; "" without one."""
         return self.monitor.request.words if self.monitor.request is not None else ""
 
     def _request(self, name: str, words: str, done: Callable[[RunView], bool]) -> None:

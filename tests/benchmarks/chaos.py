@@ -1,4 +1,4 @@
-"""Random trouble for a run that goes on: faults of the endpoints, harm to its processes, and its own controls."""
+"""Random faults for a long run: faults of the endpoints, harm to its processes, and its own controls."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ _FAULTS: dict[str, tuple[Sequence[str], float, Action]] = {
 }
 
 
-class Weather:
-    """Strikes a training process and the sandbox it reads from; `strikes` counts what has happened.
+class Chaos:
+    """Injects random faults into a training process and its sandbox; `injected` counts them by name.
 
-    `opening` names what comes first.
+    `opening` are the names of the first ones.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Weather:
         self._dice = random.Random(seed)
         self._longest_s = longest_s
         self._opening = list(opening)
-        self.strikes: Counter[str] = Counter()
+        self.injected: Counter[str] = Counter()
         self._kinds: list[tuple[str, Callable[[], str]]] = [
             *[(name, functools.partial(self._fault, name)) for name in _FAULTS],
             ("outage", self._outage),
@@ -87,28 +87,28 @@ class Weather:
             ("clock skew", lambda: self._plan(FaultPlan(clock_skew_s=3600), "clock skew")),
             *[("switch", self._switch)] * 6,
             *[("pause", self._pause)] * 2,
-            ("checkpoint", lambda: self._ask(control.SaveCheckpoint(run=run), "checkpoint asked for")),
-            ("kill", lambda: self._hurt(signal.SIGKILL)),
-            ("stop", lambda: self._hurt(signal.SIGSTOP)),
+            ("checkpoint", lambda: self._command(control.SaveCheckpoint(run=run), "checkpoint asked for")),
+            ("kill", lambda: self._signal(signal.SIGKILL)),
+            ("stop", lambda: self._signal(signal.SIGSTOP)),
         ]
 
-    def strike(self) -> None:
-        """The next of the opening, then random ones."""
+    def inject(self) -> None:
+        """Injects the next fault of `opening`, then random ones."""
         named = self._opening.pop(0) if self._opening else self._dice.choice(self._kinds)[0]
-        self.strikes[dict(self._kinds)[named]()] += 1
+        self.injected[dict(self._kinds)[named]()] += 1
 
     def pause_s(self) -> float:
-        """How long it stays as it is: under a fault, or calm."""
+        """The seconds until the next change, random."""
         return self._dice.uniform(self._longest_s / 10, self._longest_s)
 
-    def stand_out(self, seconds: float) -> None:
-        """The standard endpoint is gone for so long."""
-        self.strikes[self._plan(FaultPlan(outages={EndpointKind.STANDARD: seconds}), f"out for {seconds:g} s")] += 1
+    def outage(self, seconds: float) -> None:
+        """The standard endpoint does not answer for `seconds`."""
+        self.injected[self._plan(FaultPlan(outages={EndpointKind.STANDARD: seconds}), f"out for {seconds:g} s")] += 1
 
-    def calm(self) -> None:
-        """No more faults, and the run is not paused."""
-        self._steer(lambda steering: steering.clear_faults())
-        self._ask(control.Resume(run=self._run), "")
+    def stop(self) -> None:
+        """Ends all faults and any pause."""
+        self._control(lambda steering: steering.clear_faults())
+        self._command(control.Resume(run=self._run), "")
 
     def _fault(self, name: str) -> str:
         operations, probability, action = _FAULTS[name]
@@ -128,16 +128,16 @@ class Weather:
         return self._plan(FaultPlan(outages=dict.fromkeys(EndpointKind, seconds)), "both endpoints out")
 
     def _switch(self) -> str:
-        return self._ask(
+        return self._command(
             control.SwitchEndpoint(run=self._run, endpoint=self._dice.choice(list(EndpointKind))), "switch"
         )
 
     def _pause(self) -> str:
         if self._dice.random() < 0.5:
-            return self._ask(control.Pause(run=self._run), "pause")
-        return self._ask(control.Resume(run=self._run), "resume")
+            return self._command(control.Pause(run=self._run), "pause")
+        return self._command(control.Resume(run=self._run), "resume")
 
-    def _hurt(self, number: signal.Signals) -> str:
+    def _signal(self, number: signal.Signals) -> str:
         """A reader or the writer of checkpoints gets a signal."""
         with contextlib.suppress(psutil.Error):
             victims = [child for child in self._process.children() if "spawn_main" in " ".join(child.cmdline())]
@@ -145,19 +145,19 @@ class Weather:
                 victim = self._dice.choice(victims)
                 victim.send_signal(number)
                 return f"{number.name} to a process"
-        return "nobody to hurt"
+        return "no process to signal"
 
     def _plan(self, plan: FaultPlan, name: str) -> str:
-        return name if self._steer(lambda steering: steering.set_faults(plan)) else "no answer: both endpoints out"
+        return name if self._control(lambda steering: steering.set_faults(plan)) else "no answer: both endpoints out"
 
-    def _steer(self, order: Callable[[SandboxControl], None]) -> bool:
+    def _control(self, order: Callable[[SandboxControl], None]) -> bool:
         for steering in self._controls:
             with contextlib.suppress(ConsoleError):
                 order(steering)
                 return True
         return False
 
-    def _ask(self, command: control.Command, name: str) -> str:
+    def _command(self, command: control.Command, name: str) -> str:
         try:
             control.ask(self._process.pid, command)
         except control.ControlError as error:

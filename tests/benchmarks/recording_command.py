@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.soaked ARGUMENTS`: the real command, which writes down every batch its training is given.
+"""`python -m tests.benchmarks.recording_command ARGUMENTS`: the real command; it records every batch of its training.
 
 Sample n holds its own number and bytes that only it has, so that what was read proves which sample it is.
 """
