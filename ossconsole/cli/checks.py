@@ -46,6 +46,7 @@ from ossconsole.dataset.manifest import SHARDS_NAME, SPLITS, ManifestMissingErro
 from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry.gpu import REINSTALL, Driver, GpuReader, cuda_problem, read_driver
 from ossconsole.telemetry.samples import GpuSnapshot
+from ossconsole.terminal.tty import NEEDED_COLUMNS, NEEDED_ROWS
 from ossconsole.training.preflight import TorchReport
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def disk_check(folder: Path, *, few_bytes: float = 2 * _GB, too_few_bytes: float
     return warn(name, text, remedy) if free < few_bytes else ok(name, text)
 
 
-SMALLEST = os.terminal_size((80, 24))
+WHOLE = os.terminal_size((80, 24))
 _TMUX_LIMIT_S = 1.0
 
 
@@ -178,8 +179,10 @@ def terminal_check(environ: Mapping[str, str] = os.environ, size: os.terminal_si
     problems = []
     if kind in {"", "dumb"}:
         problems.append(("It cannot move its cursor.", "export TERM=xterm-256color"))
-    if found.columns < SMALLEST.columns or found.lines < SMALLEST.lines:
-        problems.append((f"The console needs {SMALLEST.columns}x{SMALLEST.lines}.", "Make the window larger."))
+    if found.columns < NEEDED_COLUMNS or found.lines < NEEDED_ROWS:
+        problems.append((f"The console needs {NEEDED_COLUMNS}x{NEEDED_ROWS}.", "Make the window larger."))
+    elif found.columns < WHOLE.columns or found.lines < WHOLE.lines:
+        problems.append((f"Panels are left out below {WHOLE.columns}x{WHOLE.lines}.", "Make the window larger."))
     if not unicode:
         problems.append(("Charts and frames are drawn in ASCII.", "export LANG=C.UTF-8"))
     if "TMUX" in environ and not _tmux_clipboard():

@@ -82,7 +82,11 @@ def resolve(settings: Settings, flags: Mapping[str, str], environ: Mapping[str, 
         return None
     values, origins = _overrides(flags, environ, FIELDS)
     if named:
-        base = settings.profile(named)
+        try:
+            base = settings.profile(named)
+        except SettingsError as error:
+            origin = "" if flags.get("profile") else f" (from environment {PROFILE_VARIABLE})"
+            raise SettingsError(f"{error.message.rstrip('.')}{origin}.", remedy=error.remedy) from error
         values = {**msgspec.structs.asdict(base), **values}
         origins = {**dict.fromkeys((*FIELDS, "credentials"), Origin(OriginKind.PROFILE, named)), **origins}
         _refuse_two_regions(values, origins)
@@ -121,8 +125,12 @@ def _resolution(profile: Profile, origins: dict[str, Origin]) -> Resolution:
         return Resolution(profile, origins)
     except FieldError as error:
         origin = origins.get(error.field)
-        where = "" if origin is None or origin.kind is OriginKind.DEFAULT else f" (from {origin})"
-        raise SettingsError(f"{error.message.rstrip('.')}{where}.", remedy=error.remedy) from error
+        derived = origin is None or origin.kind is OriginKind.DEFAULT
+        where = "" if derived else f" (from {origin})"
+        remedy = error.remedy
+        if derived and error.field in VARIABLES and not getattr(profile, error.field):
+            remedy = f"{remedy.rstrip('.')}: {option_name(error.field)}, or {VARIABLES[error.field]}."
+        raise SettingsError(f"{error.message.rstrip('.')}{where}.", remedy=remedy) from error
 
 
 def _overrides(

@@ -174,6 +174,7 @@ def test_torch_loads_here() -> None:
         ({"TERM": "dumb"}, SIZE, WARN, "cannot move its cursor"),
         ({"TERM": "xterm"}, os.terminal_size((79, 40)), WARN, "80x24"),
         ({"TERM": "xterm"}, os.terminal_size((120, 23)), WARN, "80x24"),
+        ({"TERM": "xterm"}, os.terminal_size((59, 40)), WARN, "needs 60x18"),
     ],
 )
 def test_terminal(environ: dict[str, str], size: os.terminal_size, status: CheckStatus, words: str) -> None:

@@ -58,8 +58,12 @@ def test_the_profile_flag_beats_its_variable() -> None:
 
 
 def test_an_unknown_profile_names_the_nearest() -> None:
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(SettingsError, match="does not exist") as caught:
         resolve(SETTINGS, {"profile": "hangzou"}, {})
+    assert "environment" not in caught.value.message
+    assert "'hangzhou'" in caught.value.remedy
+    with pytest.raises(SettingsError, match=r"\(from environment OSSCONSOLE_PROFILE\)") as caught:
+        resolve(SETTINGS, {}, {"OSSCONSOLE_PROFILE": "hangzou"})
     assert "'hangzhou'" in caught.value.remedy
 
 
@@ -79,8 +83,9 @@ def test_transfer_acceleration_has_no_region() -> None:
 
 
 def test_a_place_without_a_bucket_is_an_error() -> None:
-    with pytest.raises(SettingsError, match="bucket is missing"):
+    with pytest.raises(SettingsError, match="bucket is missing") as caught:
         resolve(Settings(), {"region": "cn-hangzhou"}, {})
+    assert caught.value.remedy.endswith("hyphens: --bucket, or OSSCONSOLE_BUCKET.")
 
 
 def test_a_bad_value_names_where_it_came_from() -> None:

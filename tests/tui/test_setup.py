@@ -605,6 +605,15 @@ async def test_a_wrong_value_is_said_at_its_field(make_app: AppMaker, profiles: 
     assert (services.reloads, services.used) == (1, [])
 
 
+async def test_what_a_test_does_is_whole_in_the_narrowest_console(make_app: AppMaker) -> None:
+    services = setup_services()
+    services.stand(Ready(profile=SIMULATED))
+    app = make_app(services, "setup")
+    async with app.run_test(size=(60, 24)) as pilot:
+        await settle(pilot)
+        assert "16 sample reads; then this key's permissions for checkpoints." in plain(app)
+
+
 async def test_a_broken_settings_file_is_reported(make_app: AppMaker) -> None:
     settings_path().write_text("[profiles.a]\nregio = 'x'\n")
     app = make_app(setup_services(), "setup")
