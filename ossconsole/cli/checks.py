@@ -39,7 +39,7 @@ from ossconsole.config.files import (
     state_dir,
 )
 from ossconsole.config.metadata import MetadataError, MetadataService
-from ossconsole.config.profiles import FieldError, Profile, refuse_misuse
+from ossconsole.config.profiles import Profile, endpoint_problem
 from ossconsole.config.renewal import RenewedSource
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import SHARDS_NAME, SPLITS, ManifestMissingError, manifest_key, object_key
@@ -335,13 +335,10 @@ _SELECT_REMEDY = "Correct it, or name the source in the profile's credentials, s
 
 
 def settings_check(profile: Profile) -> Check:
-    """Names the profile, which was validated when it was loaded; warns of an endpoint of the wrong kind."""
+    """Names the profile, which was validated when it was loaded, and an endpoint that cannot be right."""
     text = f"Profile {profile.name}: bucket {profile.bucket} in {profile.region}."
-    try:
-        refuse_misuse(profile)
-    except FieldError as error:
-        return warn("settings", f"{text} {error.message}", error.remedy)
-    return ok("settings", text)
+    problem = endpoint_problem(profile)
+    return fail("settings", f"{text} {problem.message}", problem.remedy) if problem else ok("settings", text)
 
 
 def connector_config_check() -> Check:

@@ -99,6 +99,8 @@ def test_an_endpoint_of_another_region_is_refused_where_both_are_known() -> None
     flags = {"bucket": "abc", "region": "cn-hangzhou", "standard_endpoint": "oss-cn-beijing.aliyuncs.com"}
     with pytest.raises(SettingsError, match=r"is in cn-beijing, .* \(from flag --standard-endpoint\)"):
         resolve(Settings(), flags, {})
+    saved = msgspec.convert({"name": "a", **flags}, Profile)
+    assert resolved(Settings(profiles={"a": saved}), {"profile": "a"}, {}).profile.region == "cn-hangzhou"
     finance = {**flags, "region": "cn-hangzhou-finance", "standard_endpoint": "oss-cn-hzjbp-a-internal.aliyuncs.com"}
     assert resolved(Settings(), finance, {}).profile.region == "cn-hangzhou-finance"
 

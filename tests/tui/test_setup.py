@@ -804,6 +804,17 @@ async def test_no_endpoint_is_suggested_for_a_region_that_cannot_exist(make_app:
             assert "oss-hangzhou.aliyuncs.com" not in plain(app)
 
 
+async def test_an_endpoint_that_was_saved_before_and_cannot_be_right_is_shown(make_app: AppMaker) -> None:
+    services = setup_services()
+    services.stand(
+        Ready(profile=msgspec.structs.replace(REAL, standard_endpoint="https://oss-cn-beijing.aliyuncs.com"))
+    )
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        assert "is in cn-beijing, and the bucket in cn-hangzhou." in plain(app)
+
+
 @pytest.mark.parametrize(
     ("field", "endpoint", "words"),
     [
