@@ -35,7 +35,7 @@ from ossconsole.tui.setup.panels import ProbeState
 from ossconsole.tui.setup.profiles import ProfileForm, ProfilesScreen, moved_endpoint
 from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import REAL, SECRET, SIMULATED, START
+from tests.tui.fakes import REAL, SECRET, SIMULATED, START, FakeRun
 from tests.tui.fakes_setup import (
     ACCELERATOR,
     REQUEST_ID,
@@ -789,6 +789,22 @@ async def test_the_keys_for_a_profile_say_why_they_leave_the_sandbox_alone(make_
         for count, key in enumerate("ecrd", start=1):
             await press(pilot, key)
             assert ["built in" in notice.message for notice in app._notifications] == [True] * count
+
+
+async def test_a_profile_that_a_run_uses_keeps_its_name(make_app: AppMaker, profiles: Settings) -> None:
+    services = setup_services()
+    services.run = FakeRun()
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL, notifications=True) as pilot:
+        await settle(pilot)
+        await press(pilot, "p")
+        for count, key in enumerate("rd", start=1):
+            await press(pilot, key)
+            assert top(app, ProfilesScreen)
+            assert ["uses the profile imagenet-hz" in notice.message for notice in app._notifications] == [True] * count
+        await press(pilot, "down", "d")  # another one
+        assert not top(app, ProfilesScreen)
+    assert load_settings() == profiles
 
 
 async def test_no_endpoint_is_suggested_for_a_region_that_cannot_exist(make_app: AppMaker) -> None:
