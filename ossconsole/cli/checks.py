@@ -39,13 +39,14 @@ from ossconsole.config.files import (
     state_dir,
 )
 from ossconsole.config.metadata import MetadataError, MetadataService
-from ossconsole.config.profiles import FieldError, Profile, refuse_misuse
+from ossconsole.config.profiles import Profile, endpoint_problem
 from ossconsole.config.renewal import RenewedSource, ends_within, utc_now
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import SHARDS_NAME, SPLITS, ManifestMissingError, manifest_key, object_key
 from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry.gpu import REINSTALL, Driver, GpuReader, cuda_problem, read_driver
 from ossconsole.telemetry.samples import GpuSnapshot
+from ossconsole.terminal.tty import MIN_COLUMNS, MIN_ROWS
 from ossconsole.training.preflight import TorchReport
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def disk_check(folder: Path, *, few_bytes: float = 2 * _GB, too_few_bytes: float
     return warn(name, text, remedy) if free < few_bytes else ok(name, text)
 
 
-MIN_SIZE = os.terminal_size((80, 24))
+FULL_SIZE = os.terminal_size((80, 24))
 _TMUX_LIMIT_S = 1.0
 
 
@@ -178,8 +179,12 @@ def terminal_check(environ: Mapping[str, str] = os.environ, size: os.terminal_si
     problems = []
     if kind in {"", "dumb"}:
         problems.append(("It cannot move its cursor.", "export TERM=xterm-256color"))
-    if found.columns < MIN_SIZE.columns or found.lines < MIN_SIZE.lines:
-        problems.append((f"The console needs {MIN_SIZE.columns}x{MIN_SIZE.lines}.", "Make the window larger."))
+    if found.columns < MIN_COLUMNS or found.lines < MIN_ROWS:
+        problems.append((f"The console needs {MIN_COLUMNS}x{MIN_ROWS}.", "Make the window larger."))
+    elif found.columns < FULL_SIZE.columns or found.lines < FULL_SIZE.lines:
+        problems.append(
+            (f"Panels are left out below {FULL_SIZE.columns}x{FULL_SIZE.lines}.", "Make the window larger.")
+        )
     if not unicode:
         problems.append(("Charts and frames are drawn in ASCII.", "export LANG=C.UTF-8"))
     if "TMUX" in environ and not _tmux_clipboard():
@@ -332,13 +337,10 @@ _SELECT_REMEDY = "Correct it, or name the source in the profile's credentials, s
 
 
 def settings_check(profile: Profile) -> Check:
-    """Names the profile, which was validated when it was loaded; warns of an endpoint of the wrong kind."""
+    """Names the profile, which was validated when it was loaded, and an endpoint that cannot be right."""
     text = f"Profile {profile.name}: bucket {profile.bucket} in {profile.region}."
-    try:
-        refuse_misuse(profile)
-    except FieldError as error:
-        return warn("settings", f"{text} {error.message}", error.remedy)
-    return ok("settings", text)
+    problem = endpoint_problem(profile)
+    return fail("settings", f"{text} {problem.message}", problem.remedy) if problem else ok("settings", text)
 
 
 def connector_config_check() -> Check:

@@ -78,8 +78,8 @@ def show(as_json: bool, target: Target) -> None:
 
 @config.command()
 @click.option("--name", default="default", show_default=True, help="Name of the profile.")
-@click.option("--region", default="", help="The bucket's region; asked for where it is missing.")
-@click.option("--bucket", default="", help="The bucket; asked for where it is missing.")
+@click.option("--region", default="", help="The bucket's region; prompted for if omitted.")
+@click.option("--bucket", default="", help="The bucket; prompted for if omitted.")
 @click.option("--standard-endpoint", default="", help="Default: the region's internal endpoint.")
 @click.option("--accelerated-endpoint", help="The accelerator's endpoint, if the bucket has one.")
 @click.option("--credentials", default=AUTO_CREDENTIALS, show_default=True, help="The source, such as aliyun:NAME.")

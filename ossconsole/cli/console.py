@@ -18,6 +18,7 @@ import msgspec
 from ossconsole.cli.options import Target, mouse_option, profile_options
 from ossconsole.cli.output import say
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.resolve import SANDBOX_FIELDS
 from ossconsole.config.text import safe_text, signal_name
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ def demo(target: Target, as_json: bool, tour: bool, no_mouse: bool) -> int:
     from ossconsole.cli.demo import run_demo
 
     return run_demo(target, as_json=as_json)
+
+
+for _option in demo.params:
+    if _option.name in {"profile", *SANDBOX_FIELDS} and isinstance(_option, click.Option):
+        _option.hidden = True  # the sandbox has these of its own, and refuses them
 
 
 def open_console(target: Target, *, readonly: bool, mouse: bool, demo: bool = False, tour: bool = False) -> NoReturn:

@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from ossconsole.telemetry.events import Event
     from ossconsole.training.run import TrainingRun
 
-_SETTINGS = msgspec.structs.replace(DEMO_SETTINGS, epochs=10_000, patience_s=60.0, keep_checkpoints=2)
-"""The run ends when the comparison is decided, or after _MEASURE_S seconds of steps."""
+_SETTINGS = msgspec.structs.replace(DEMO_SETTINGS, epochs=10_000, warmup_steps=32, patience_s=60.0, keep_checkpoints=2)
+"""The run ends when the comparison is decided, or after _MEASURE_S seconds of steps.
+
+An automatic warm-up, a share of all these epochs, would last longer: the model would learn nothing.
+"""
 
 _MEASURE_S = 80.0
 

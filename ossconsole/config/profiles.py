@@ -121,6 +121,16 @@ def refuse_other_region(profile: Profile) -> None:
             )
 
 
+def endpoint_problem(profile: Profile) -> FieldError | None:
+    """What is wrong with the endpoints of a profile that was saved before: it can still be opened and corrected."""
+    try:
+        refuse_other_region(profile)
+        refuse_misuse(profile)
+    except FieldError as error:
+        return error
+    return None
+
+
 def refuse_misuse(profile: Profile) -> None:
     """Raises FieldError for an accelerator's endpoint where the bucket's own belongs, and the other way round."""
     for kind, endpoint in profile.endpoints.items():

@@ -36,6 +36,8 @@ FIELDS = tuple(VARIABLES)
 _ENDPOINT_FIELDS = ("standard_endpoint", "accelerated_endpoint")
 _PLACE_FIELDS = ("bucket", "region", *_ENDPOINT_FIELDS)
 _PREFIX_FIELDS = ("dataset_prefix", "checkpoint_prefix")
+SANDBOX_FIELDS = tuple(name for name in FIELDS if name not in _PREFIX_FIELDS)
+"""What the sandbox has of its own: the fields that it refuses."""
 
 
 class OriginKind(StrEnum):
@@ -82,7 +84,11 @@ def resolve(settings: Settings, flags: Mapping[str, str], environ: Mapping[str, 
         return None
     values, origins = _overrides(flags, environ, FIELDS)
     if named:
-        base = settings.profile(named)
+        try:
+            base = settings.profile(named)
+        except SettingsError as error:
+            origin = "" if flags.get("profile") else f" (from environment {PROFILE_VARIABLE})"
+            raise SettingsError(f"{error.message.rstrip('.')}{origin}.", remedy=error.remedy) from error
         values = {**msgspec.structs.asdict(base), **values}
         origins = {**dict.fromkeys((*FIELDS, "credentials"), Origin(OriginKind.PROFILE, named)), **origins}
         _refuse_two_regions(values, origins)
@@ -105,7 +111,7 @@ def overlay(profile: Profile, flags: Mapping[str, str], environ: Mapping[str, st
 
 def _refuse_on_sandbox(flags: Mapping[str, str]) -> None:
     """Raises SettingsError: the sandbox has its own bucket and endpoints, only the prefixes can be changed."""
-    unusable = [option_name(name) for name in FIELDS if flags.get(name) and name not in _PREFIX_FIELDS]
+    unusable = [option_name(name) for name in SANDBOX_FIELDS if flags.get(name)]
     if unusable:
         raise SettingsError(
             f"The sandbox has its own bucket and endpoints: it cannot be used with {', '.join(unusable)}.",
@@ -116,13 +122,18 @@ def _refuse_on_sandbox(flags: Mapping[str, str]) -> None:
 def _resolution(profile: Profile, origins: dict[str, Origin]) -> Resolution:
     try:
         profile = checked(profile)
-        refuse_other_region(profile)
+        if any(origins[name].kind is not OriginKind.PROFILE for name in _PLACE_FIELDS):  # else Setup shows it
+            refuse_other_region(profile)
         refuse_plain_http(profile)
         return Resolution(profile, origins)
     except FieldError as error:
         origin = origins.get(error.field)
-        where = "" if origin is None or origin.kind is OriginKind.DEFAULT else f" (from {origin})"
-        raise SettingsError(f"{error.message.rstrip('.')}{where}.", remedy=error.remedy) from error
+        derived = origin is None or origin.kind is OriginKind.DEFAULT
+        where = "" if derived else f" (from {origin})"
+        remedy = error.remedy
+        if derived and error.field in VARIABLES and not getattr(profile, error.field):
+            remedy = f"{remedy.rstrip('.')}: {option_name(error.field)}, or {VARIABLES[error.field]}."
+        raise SettingsError(f"{error.message.rstrip('.')}{where}.", remedy=remedy) from error
 
 
 def _overrides(

@@ -24,7 +24,10 @@ from ossconsole.config.files import open_private, unwritable
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-MIN_COLUMNS, MIN_ROWS = 20, 5
+MIN_COLUMNS, MIN_ROWS = 60, 18
+"""The smallest size in which the console shows its screens; in a smaller one it asks for a larger window."""
+
+_LEAST_COLUMNS, _LEAST_ROWS = 20, 5  # for that request
 _LOG_LIMIT_BYTES = 4 << 20
 _RETRY_MS = 250
 _RESTORE_MS = 500
@@ -48,7 +51,7 @@ def check_terminal() -> None:
         )
     columns, rows = os.get_terminal_size(1)
     # Some serial and web terminals report 0x0 for an unknown size; Textual then assumes 80x24.
-    if (columns and columns < MIN_COLUMNS) or (rows and rows < MIN_ROWS):
+    if (columns and columns < _LEAST_COLUMNS) or (rows and rows < _LEAST_ROWS):
         raise SettingsError(
             f"The terminal has {columns}x{rows} characters; the console needs {MIN_COLUMNS}x{MIN_ROWS}.",
             remedy=f"Make the window larger. {_HEADLESS}",

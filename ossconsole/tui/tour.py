@@ -66,6 +66,7 @@ def show(app: Any, index: int, by: int = 1, tries: int = _TRIES) -> None:
     for tour in [tour for screen in app.screen_stack for tour in screen.query(Tour)]:
         tour.close()
     if not 0 <= index < len(STEPS):
+        app.action_mode(STEPS[0].mode)  # where it began, and where a run shows
         app.notify("The tour is over. ? shows all keys.", timeout=4)
         return
     step = STEPS[index]

@@ -174,6 +174,7 @@ def test_torch_loads_here() -> None:
         ({"TERM": "dumb"}, SIZE, WARN, "cannot move its cursor"),
         ({"TERM": "xterm"}, os.terminal_size((79, 40)), WARN, "80x24"),
         ({"TERM": "xterm"}, os.terminal_size((120, 23)), WARN, "80x24"),
+        ({"TERM": "xterm"}, os.terminal_size((59, 40)), WARN, "needs 60x18"),
     ],
 )
 def test_terminal(environ: dict[str, str], size: os.terminal_size, status: CheckStatus, words: str) -> None:
@@ -328,9 +329,13 @@ def test_doctor_waits_for_torch_longer_than_for_the_other_checks(
     assert "a slow disk" in torch.detail
 
 
-def test_the_settings_warn_of_an_endpoint_of_the_wrong_kind() -> None:
+def test_an_endpoint_that_cannot_be_right_fails_the_check_of_the_settings() -> None:
     profile = Profile(name="a", region="cn-hangzhou", bucket="abc", standard_endpoint=internal_endpoint("cn-hangzhou"))
     assert settings_check(profile).status is CheckStatus.OK
-    found = settings_check(msgspec.structs.replace(profile, accelerated_endpoint=profile.standard_endpoint))
-    assert found.status is CheckStatus.WARN
-    assert "caches nothing" in found.detail
+    for endpoint, words in (
+        (profile.standard_endpoint, "caches nothing"),
+        ("https://cn-shanghai-g-internal.oss-data-acc.aliyuncs.com", "is in cn-shanghai"),
+    ):
+        found = settings_check(msgspec.structs.replace(profile, accelerated_endpoint=endpoint))
+        assert found.status is CheckStatus.FAIL
+        assert words in found.detail

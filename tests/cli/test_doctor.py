@@ -233,7 +233,7 @@ def test_in_a_small_terminal_it_reports_the_required_size(
         terminal.finish()
     shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.output.decode())
     assert "100x20, xterm-256color" in shown
-    assert "The console needs 80x24." in " ".join(shown.split())
+    assert "Panels are left out below 80x24." in " ".join(shown.split())
     # Long details are wrapped; only a word without a space may be too long for a line.
     assert [line for line in shown.splitlines() if len(line) > 100 and " " in line[30:].strip()] == []
 

@@ -105,6 +105,13 @@ def test_the_list_of_commands_is_whole_in_80_columns(arguments: tuple[str, ...])
     assert "..." not in listed
 
 
+def test_the_help_of_the_demo_names_no_option_that_it_refuses() -> None:
+    text = CliRunner().invoke(ossconsole, ["demo", "--help"]).output
+    assert "--dataset-prefix" in text
+    for option in ("profile", "bucket", "region", "standard-endpoint", "accelerated-endpoint", "plain-http"):
+        assert f"--{option} " not in text
+
+
 @pytest.mark.parametrize(("typed", "hint"), [("trian", " Did you mean 'train'?"), ("qqq", "")])
 def test_a_command_that_does_not_exist_is_corrected(typed: str, hint: str) -> None:
     result = CliRunner().invoke(ossconsole, [typed])

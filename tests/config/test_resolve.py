@@ -53,8 +53,12 @@ def test_the_profile_flag_beats_its_variable() -> None:
 
 
 def test_an_unknown_profile_names_the_nearest() -> None:
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(SettingsError, match="does not exist") as caught:
         resolve(SETTINGS, {"profile": "hangzou"}, {})
+    assert "environment" not in caught.value.message
+    assert "'hangzhou'" in caught.value.remedy
+    with pytest.raises(SettingsError, match=r"\(from environment OSSCONSOLE_PROFILE\)") as caught:
+        resolve(SETTINGS, {}, {"OSSCONSOLE_PROFILE": "hangzou"})
     assert "'hangzhou'" in caught.value.remedy
 
 
@@ -74,8 +78,9 @@ def test_transfer_acceleration_has_no_region() -> None:
 
 
 def test_a_place_without_a_bucket_is_an_error() -> None:
-    with pytest.raises(SettingsError, match="bucket is missing"):
+    with pytest.raises(SettingsError, match="bucket is missing") as caught:
         resolve(Settings(), {"region": "cn-hangzhou"}, {})
+    assert caught.value.remedy.endswith("hyphens: --bucket, or OSSCONSOLE_BUCKET.")
 
 
 def test_a_bad_value_names_where_it_came_from() -> None:
@@ -89,6 +94,8 @@ def test_an_endpoint_of_another_region_is_refused_where_both_are_known() -> None
     flags = {"bucket": "abc", "region": "cn-hangzhou", "standard_endpoint": "oss-cn-beijing.aliyuncs.com"}
     with pytest.raises(SettingsError, match=r"is in cn-beijing, .* \(from flag --standard-endpoint\)"):
         resolve(Settings(), flags, {})
+    saved = msgspec.convert({"name": "a", **flags}, Profile)
+    assert resolved(Settings(profiles={"a": saved}), {"profile": "a"}, {}).profile.region == "cn-hangzhou"
     finance = {**flags, "region": "cn-hangzhou-finance", "standard_endpoint": "oss-cn-hzjbp-a-internal.aliyuncs.com"}
     assert resolved(Settings(), finance, {}).profile.region == "cn-hangzhou-finance"
 

@@ -1479,7 +1479,7 @@ async def test_a_bucket_that_could_not_be_opened_says_why_and_opens_later(
         assert held.wait(WAIT_S)
         return store
 
-    given.store = open_store  # type: ignore[method-assign]
+    given.store = open_store  # type: ignore[assignment, method-assign]
     async with make_app(given, "browse").run_test(size=(100, 30)) as pilot:
         await past_opening(pilot)
         browser = Browser(pilot)

@@ -35,7 +35,7 @@ from ossconsole.tui.setup.panels import ProbeState
 from ossconsole.tui.setup.profiles import ProfileForm, ProfilesScreen, moved_endpoint
 from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import REAL, SECRET, SIMULATED, START
+from tests.tui.fakes import REAL, SECRET, SIMULATED, START, FakeRun
 from tests.tui.fakes_setup import (
     ACCELERATOR,
     REQUEST_ID,
@@ -605,6 +605,15 @@ async def test_a_wrong_value_is_said_at_its_field(make_app: AppMaker, profiles: 
     assert (services.reloads, services.used) == (1, [])
 
 
+async def test_what_a_test_does_is_whole_in_the_narrowest_console(make_app: AppMaker) -> None:
+    services = setup_services()
+    services.stand(Ready(profile=SIMULATED))
+    app = make_app(services, "setup")
+    async with app.run_test(size=(60, 24)) as pilot:
+        await settle(pilot)
+        assert "16 sample reads; then this key's permissions for checkpoints." in plain(app)
+
+
 async def test_a_broken_settings_file_is_reported(make_app: AppMaker) -> None:
     settings_path().write_text("[profiles.a]\nregio = 'x'\n")
     app = make_app(setup_services(), "setup")
@@ -782,6 +791,22 @@ async def test_the_keys_for_a_profile_say_why_they_leave_the_sandbox_alone(make_
             assert ["built in" in notice.message for notice in app._notifications] == [True] * count
 
 
+async def test_a_profile_that_a_run_uses_keeps_its_name(make_app: AppMaker, profiles: Settings) -> None:
+    services = setup_services()
+    services.run = FakeRun()
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL, notifications=True) as pilot:
+        await settle(pilot)
+        await press(pilot, "p")
+        for count, key in enumerate("rd", start=1):
+            await press(pilot, key)
+            assert top(app, ProfilesScreen)
+            assert ["uses the profile imagenet-hz" in notice.message for notice in app._notifications] == [True] * count
+        await press(pilot, "down", "d")  # another one
+        assert not top(app, ProfilesScreen)
+    assert load_settings() == profiles
+
+
 async def test_no_endpoint_is_suggested_for_a_region_that_cannot_exist(make_app: AppMaker) -> None:
     app = make_app(setup_services(), "setup")
     async with app.run_test(size=SMALL) as pilot:
@@ -793,6 +818,17 @@ async def test_no_endpoint_is_suggested_for_a_region_that_cannot_exist(make_app:
             await pilot.pause()
             assert ("oss-cn-hangzhou.aliyuncs.com" in plain(app)) is suggested
             assert "oss-hangzhou.aliyuncs.com" not in plain(app)
+
+
+async def test_an_endpoint_that_was_saved_before_and_cannot_be_right_is_shown(make_app: AppMaker) -> None:
+    services = setup_services()
+    services.stand(
+        Ready(profile=msgspec.structs.replace(REAL, standard_endpoint="https://oss-cn-beijing.aliyuncs.com"))
+    )
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        assert "is in cn-beijing, and the bucket in cn-hangzhou." in plain(app)
 
 
 @pytest.mark.parametrize(

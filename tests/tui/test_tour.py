@@ -35,6 +35,7 @@ async def test_each_caption_points_at_its_panel(make_app: AppMaker, size: tuple[
                 seen.append(title)
                 await pilot.press("enter")
         assert not app.screen.query(".-toured")
+        assert app.current_mode == STEPS[0].mode
     wanted = [step.title for step in STEPS]
     assert [title for title in wanted if title in seen] == seen
     assert len(seen) >= (len(wanted) if size[0] >= 120 else len(wanted) - 4)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from textual.binding import Binding
 
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.profiles import settings_path
 
 
 @dataclass(frozen=True)
@@ -301,12 +302,12 @@ def checked_keymap(keys: Mapping[str, str]) -> dict[str, str]:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             remedy = f"Did you mean {close[0]!r}?" if close else "The help (?) shows the names of all actions."
-            raise SettingsError(f"[keys] {name}: the action does not exist.", remedy=remedy)
+            raise SettingsError(f"{settings_path()}, [keys] {name}: the action does not exist.", remedy=remedy)
         parts = [names.get(part.strip(), part.strip()) for part in text.split(",")]
         for part in parts:
             if part not in _KEY_WORDS and not _KEY.fullmatch(part):
                 remedy = 'Write a character, or a name such as space, f5 or ctrl+s; separate several by ",".'
-                raise SettingsError(f"[keys] {name}: {part!r} is not a key.", remedy=remedy)
+                raise SettingsError(f"{settings_path()}, [keys] {name}: {part!r} is not a key.", remedy=remedy)
         found[name] = ",".join(parts)
     for scopes in (*_SHARED, *((scope, "app") for scope in SCOPE_TITLES if scope != "app")):
         _refuse_conflicts([action for action in ACTIONS if action.scope in scopes], found)
@@ -322,7 +323,7 @@ def _refuse_conflicts(actions: list[KeyAction], keymap: Mapping[str, str]) -> No
             if other is not action:
                 name = action.id if action.id in keymap else other.id
                 raise SettingsError(
-                    f"[keys] {name}: {key_text(key)} is a key of both {other.id} and {action.id}.",
+                    f"{settings_path()}, [keys] {name}: {key_text(key)} is a key of both {other.id} and {action.id}.",
                     remedy="Give one of them another key.",
                 )
 

@@ -22,6 +22,7 @@ from textual.worker import Worker
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import FLAGS_NAME, Profile
 from ossconsole.config.text import counted
+from ossconsole.terminal.tty import MIN_COLUMNS, MIN_ROWS
 from ossconsole.tui.console import (
     Console,
     ConsoleState,
@@ -42,7 +43,6 @@ from ossconsole.tui.kit.textual_internals import Paced
 T = TypeVar("T")
 
 MODES = (("setup", "Setup"), ("browse", "Browse"), ("upload", "Upload"), ("train", "Train"))
-MIN_WIDTH, MIN_HEIGHT = 60, 18
 _POLL_S = 0.05
 
 
@@ -269,7 +269,7 @@ class ConsoleScreen(_ConsoleAccess, Paced, Screen[None]):
 
     def on_resize(self, event: events.Resize) -> None:
         """Replace the body by a notice where the terminal is too small; the focus returns with the body."""
-        small = event.size.width < MIN_WIDTH or event.size.height < MIN_HEIGHT
+        small = event.size.width < MIN_COLUMNS or event.size.height < MIN_ROWS
         if small and not self.has_class("-too-small"):
             self._focused_before = self.focused
         elif not small and self.has_class("-too-small"):
@@ -278,7 +278,7 @@ class ConsoleScreen(_ConsoleAccess, Paced, Screen[None]):
         if small:
             self.query_one("#too-small", Static).update(
                 f"This terminal has {event.size.width} x {event.size.height} cells;\n"
-                f"the console needs {MIN_WIDTH} x {MIN_HEIGHT}.\n\nMake it larger, or press q to quit."
+                f"the console needs {MIN_COLUMNS} x {MIN_ROWS}.\n\nMake it larger, or press q to quit."
             )
 
     def _restore_focus(self) -> None:

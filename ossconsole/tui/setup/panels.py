@@ -133,6 +133,7 @@ def _report_lines(step: ProbeStep) -> str:
 
 
 LABEL = 15
+_EASILY_READ = 68  # cells of a line of text
 _CONNECT = (ProbeStage.DNS, ProbeStage.TCP, ProbeStage.TLS)
 _STYLES = {StepStatus.OK: "good", StepStatus.WARN: "warn", StepStatus.FAIL: "bad"}
 
@@ -140,10 +141,10 @@ _STYLES = {StepStatus.OK: "good", StepStatus.WARN: "warn", StepStatus.FAIL: "bad
 def test_lines(profile: Profile, probe: ProbeState | None, glyphs: Glyphs, width: int, height: int) -> list[Line]:
     """The test panel; `probe` is None before the first test."""
     if probe is None:
+        steps = "DNS, TCP, TLS, authentication, listing, 16 sample reads; then this key's permissions for checkpoints."
         return [
             Line((" Not tested yet. Press ", "dim"), ("c", "primary"), (" to test both endpoints:", "dim")),
-            Line((" DNS, TCP, TLS, authentication, listing, 16 sample reads; then this", "dim")),
-            Line((" key's permissions for checkpoints.", "dim")),
+            *(Line((f" {part}", "dim")) for part in wrap(steps, min(width - 2, _EASILY_READ))),
         ]
     lines = _TestLines(profile, probe, glyphs, width).lines()
     problems = problem_lines(probe, glyphs, width)

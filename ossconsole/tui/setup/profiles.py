@@ -301,6 +301,15 @@ class ProfilesScreen(ConsoleModal):
             self.notify("The sandbox is built in and stays as it is. n creates a profile.", timeout=4)
         return found
 
+    def _is_needed(self, profile: Profile) -> bool:
+        """Whether a run or an upload of this console uses the profile, which is then said: it stays open until then."""
+        work = (self.services.run, self.services.upload)
+        if profile.name != self._in_use or not any(one and one.alive and not one.is_remote for one in work):
+            return False
+        remedy = "Wait for the end of it, or stop it."
+        self.show_error(ConsoleError(f"A run or an upload uses the profile {profile.name}.", remedy=remedy))
+        return True
+
     def _on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(event.option.id)
 
@@ -337,7 +346,7 @@ class ProfilesScreen(ConsoleModal):
     async def action_rename(self) -> None:
         """Rename the selected profile."""
         profile = self._selected()
-        if profile is None:
+        if profile is None or self._is_needed(profile):
             return
         name = await self.app.push_screen_wait(NameForm(f"Rename {profile.name}", profile.name))
         if name and self._save(lambda found: found.renamed(profile.name, name), select=name):
@@ -347,7 +356,7 @@ class ProfilesScreen(ConsoleModal):
     async def action_delete(self) -> None:
         """Delete the selected profile, after a question."""
         profile = self._selected()
-        if profile is None:
+        if profile is None or self._is_needed(profile):
             return
         question = (
             f"Removes the profile {profile.name} from the settings file. The bucket oss://{profile.bucket} and its "

@@ -18,7 +18,14 @@ from ossconsole.config.credentials import mask_key_id
 from ossconsole.config.endpoints import EndpointKind, region_caution
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.metadata import Instance
-from ossconsole.config.profiles import FLAGS_NAME, SANDBOX_NAME, Profile, load_settings, save_settings
+from ossconsole.config.profiles import (
+    FLAGS_NAME,
+    SANDBOX_NAME,
+    Profile,
+    endpoint_problem,
+    load_settings,
+    save_settings,
+)
 from ossconsole.config.resolve import OriginKind
 from ossconsole.storage.accelerator import Accelerator
 from ossconsole.storage.probe.report import ProbeStage, StepStatus
@@ -166,6 +173,9 @@ class SetupScreen(ConsoleScreen):
             return lines + (reason[:-1] if isinstance(state, Unavailable) else reason)  # the key to retry shows below
         now = self.console.now
         lines += panels.profile_lines(settings, self._shown_credentials, self.glyphs, now, width)
+        if (problem := endpoint_problem(profile)) is not None:
+            said = safe(f"{problem.message} {problem.remedy}")
+            lines += [Line((f" {part}", "bad")) for part in wrap(said, width - 2)]
         if self._instance is not None and not profile.simulated:
             caution = region_caution(self._instance.region, profile.region, profile.endpoints.values())
             lines += [Line((f" {part}", "warn")) for part in wrap(safe(caution), width - 2) if part]
