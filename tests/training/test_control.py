@@ -167,6 +167,9 @@ def test_peers_are_found_and_the_dead_are_cleared_away() -> None:
         with ControlServer(FakeProcess()):
             assert {report.pid for report in peers()} == {other.pid for other in others}
         others[0].send_signal(signal.SIGSTOP)
+        with pytest.raises(ControlError, match=f"Process {others[0].pid} is suspended") as refused:
+            ask(others[0].pid, GetReport())
+        assert f"kill -CONT {others[0].pid}" in refused.value.remedy
         assert {report.pid for report in peers()} == {others[1].pid}
         assert len(list(control.control_dir().iterdir())) == 2
         others[0].kill()
