@@ -195,7 +195,7 @@ def test_the_next_process_removes_the_socket_of_a_killed_one() -> None:
 
 def test_machines_that_share_a_state_folder_leave_each_other_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their processes may have the same pids, and those of another machine do not exist here."""
-    other = control.state_dir() / "control" / "other-host"
+    other = control.control_dir().with_name("other-host")
     other.mkdir(parents=True)
     sockets = [other / f"{os.getpid()}.sock", other / f"{2**22 + 1}.sock"]  # 2**22 is the largest pid
     for path in sockets:

@@ -196,7 +196,8 @@ async def test_a_long_record_is_read_without_a_verdict_about_its_past(make_app: 
         await pilot.press("e", "a", "A")
         await settle(pilot)
         assert run.asked == [], "the endpoint in use is not known yet"
-        assert app.monitor.auto is app.monitor.control is None
+        assert app.monitor.auto is None
+        assert app.monitor.control is None
         done = len(script.events)
         run.waiting, run.reading = list(script.steps(1).events[done:]), None
         await settle(pilot)
