@@ -358,9 +358,16 @@ async def test_words_stand_for_the_zeros_of_the_form(make_app: AppMaker, entered
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("epochs", "0"), ("workers", "two"), ("learning_rate", "-1"), ("model", "resnet19")]
+    ("field", "value", "words"),
+    [
+        ("epochs", "0", "Epochs: a whole number is needed, at least 1"),
+        ("workers", "two", "Workers: a whole number is needed "),
+        ("learning_rate", "-1", "Learning rate: a number is needed, at least 0"),
+        ("val_split", "2", "Held out: a number is needed, below 1"),
+        ("model", "resnet19", "resnet19"),
+    ],
 )
-async def test_the_form_refuses_invalid_values(make_app: AppMaker, field: str, value: str) -> None:
+async def test_the_form_refuses_invalid_values(make_app: AppMaker, field: str, value: str, words: str) -> None:
     services = FakeServices()
     app = make_app(services)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -373,6 +380,7 @@ async def test_the_form_refuses_invalid_values(make_app: AppMaker, field: str, v
         assert isinstance(app.screen, NewRunScreen)
         assert app.focused is not None
         assert app.focused.id == f"field-{field}"
+        assert words in shown(app)
     assert services.started == []
 
 
