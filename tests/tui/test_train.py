@@ -165,6 +165,24 @@ async def test_c_asks_for_a_checkpoint(make_app: AppMaker) -> None:
     assert run.asked == [("checkpoint",)]
 
 
+async def test_a_request_that_the_run_refuses_is_not_shown_as_pending(make_app: AppMaker) -> None:
+    """Such as a checkpoint of a script that is watched without `on_checkpoint`."""
+    script = Script().state(RunState.RUNNING).steps(3)
+    run = running(script)
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("c")
+        await settle(pilot)
+        assert "checkpoint after this step…" in shown(app)
+        run.waiting, run.refused = [events.WarningEvent(time=script.time, message="No function saves one.")], 1
+        await settle(pilot)
+        assert "checkpoint after this step…" not in shown(app)
+        await pilot.press("c")
+        await settle(pilot)
+        assert "checkpoint after this step…" in shown(app), "another request"
+
+
 async def test_the_dialog_of_the_learning_rate_has_the_peak_and_not_the_present_rate(make_app: AppMaker) -> None:
     script = Script().state(RunState.RUNNING).steps(3)
     script.add(events.LearningRate(time=script.time, peak=0.25, step=3))
