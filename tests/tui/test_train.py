@@ -165,6 +165,22 @@ async def test_c_asks_for_a_checkpoint(make_app: AppMaker) -> None:
     assert run.asked == [("checkpoint",)]
 
 
+@pytest.mark.parametrize("mode", ["train", "setup"])
+async def test_the_error_of_a_failed_run_is_a_toast_where_no_card_shows_it(make_app: AppMaker, mode: str) -> None:
+    script = Script().state(RunState.RUNNING).steps(3)
+    run = running(script)
+    app = make_app(FakeServices(run=run), mode, now=START)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        error = events.ErrorEvent(time=script.time, message="Rank 1 was killed.", remedy="Resume.")
+        run.waiting = [error, events.State(time=script.time, state=RunState.FAILED)]
+        run.alive = False
+        await settle(pilot)
+        toasts = [each.message for each in app._notifications]
+        assert ("Rank 1 was killed." in toasts) == (mode == "setup")
+        assert ("Rank 1 was killed. Resume." in shown(app)) == (mode == "train")
+
+
 async def test_a_request_that_the_run_refuses_is_not_shown_as_pending(make_app: AppMaker) -> None:
     """Such as a checkpoint of a script that is watched without `on_checkpoint`."""
     script = Script().state(RunState.RUNNING).steps(3)
