@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -84,6 +85,37 @@ def run_page(recorded: Iterable[Event], predictions: Evaluation | None = None, m
     return gathered.page(gathered.run, predictions, more)
 
 
+class _Steps:
+    """What the charts show of the steps, in 32 bytes for each: a run of some days has millions of them."""
+
+    def __init__(self) -> None:
+        self.numbers, self.rates, self.waits, self.losses = (array("d") for _ in range(4))
+        self.last: events.Step | None = None
+        self._bands: list[Band] = []
+
+    def add(self, step: events.Step) -> None:
+        """Takes the next step."""
+        self.numbers.append(step.step)
+        self.rates.append(step.samples_per_s)
+        self.waits.append(step.wait_fraction * 100)
+        self.losses.append(math.nan if step.loss is None else step.loss)
+        self.last = step
+        self._extend_bands(step.step, str(step.endpoint or ""))
+
+    def _extend_bands(self, number_: int, kind: str) -> None:
+        if len(self._bands) > _BANDS:
+            return
+        if not self._bands or self._bands[-1].kind != kind:
+            self._bands.append(Band(number_, number_, kind))
+        else:
+            self._bands[-1] = Band(self._bands[-1].start, number_, kind)
+
+    @property
+    def bands(self) -> list[Band]:
+        """Where batches came from which endpoint; none where there was only one, or too many switches to see."""
+        return self._bands if 1 < len(self._bands) <= _BANDS else []
+
+
 class _Gathered:
     """Collects the parts of the page from the events of a record."""
 
@@ -93,7 +125,7 @@ class _Gathered:
         self.state = RunState.STARTING
         self.last = 0.0
         self._measurement = Measurement()
-        self._steps: list[events.Step] = []
+        self._steps = _Steps()
         self._epochs: list[events.Epoch] = []
         self._checkpoints: list[events.Checkpoint] = []
         self._compared: ComparisonReport | None = None
@@ -107,7 +139,7 @@ class _Gathered:
         self._measurement.apply(event)
         match event:
             case events.Step():
-                self._steps.append(event)
+                self._steps.add(event)
             case events.Run():
                 self.run = self.run or event
             case events.Epoch():
@@ -196,13 +228,13 @@ class _Gathered:
         known = {
             "state": str(self.state),
             "data": f"oss://{run.bucket}" if run.bucket else "",
-            "steps": f"{len(self._steps):,}, {counted(len(self._epochs), 'epoch')} validated",
+            "steps": f"{len(self._steps.numbers):,}, {counted(len(self._epochs), 'epoch')} validated",
             "duration": _duration(self.last - run.time),
             "samples/s": "" if rate is None else f"{rate:,.1f}",
             "data wait": "" if wait is None else percent(wait),
             "AU": "" if wait is None else f"{percent(1 - wait)} (the share of the time that was not spent waiting)",
             "best top-1": "" if best is None else f"{best * 100:.1f} %",
-            "loss": number(self._steps[-1].loss) if self._steps else "",
+            "loss": number(self._steps.last.loss) if self._steps.last else "",
             "error": self.summary.error if self.summary is not None else "",
         }
         ceiling = self._measurement.ceiling
@@ -231,29 +263,17 @@ class _Gathered:
 
     def _charts(self) -> list[Chart]:
         steps = self._steps
-        x = [float(step.step) for step in steps]
-        bands = self._bands()
+        x, bands = steps.numbers, steps.bands
         charts = [
-            Chart("Samples/s", x, [step.samples_per_s for step in steps], "step", bands),
-            Chart("Data wait, %", x, [step.wait_fraction * 100 for step in steps], "step", bands),
-            Chart("Training loss", x, [_known(step.loss) for step in steps], "step", from_zero=False),
+            Chart("Samples/s", x, steps.rates, "step", bands),
+            Chart("Data wait, %", x, steps.waits, "step", bands),
+            Chart("Training loss", x, steps.losses, "step", from_zero=False),
         ]
         measured = [each for each in self._epochs if each.top1 is not None]
         if len(measured) > 1:
             accuracies = [100 * (each.top1 or 0.0) for each in measured]
             charts.append(Chart("Top-1, %", [float(each.epoch) for each in measured], accuracies, "epoch"))
         return charts
-
-    def _bands(self) -> list[Band]:
-        """Where batches came from which endpoint; none where there was only one, or too many switches to see."""
-        bands: list[Band] = []
-        for step in self._steps:
-            kind = str(step.endpoint or "")
-            if not bands or bands[-1].kind != kind:
-                bands.append(Band(step.step, step.step, kind))
-            else:
-                bands[-1] = Band(bands[-1].start, step.step, kind)
-        return bands if 1 < len(bands) <= _BANDS else []
 
     def _optional(self) -> list[Section]:
         sections = []
@@ -338,10 +358,6 @@ def _checkpoint_table(checkpoints: Sequence[events.Checkpoint]) -> Table:
 
 def _left_out(count: int, shown: int, noun: str) -> str:
     return f"{counted(count - shown, f'earlier {noun}')} not shown." if count > shown else ""
-
-
-def _known(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _milliseconds(seconds: float | None) -> str:

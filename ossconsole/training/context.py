@@ -103,7 +103,8 @@ class Controls:
 class RunContext:
     """One run in one process. `sink` gets each event, in the thread that emits it; `measurement` has its figures.
 
-    `interactive` means that a user can act: a failing endpoint then pauses the run instead of ending it. It may change.
+    `interactive` means that a user can act: a failing endpoint then pauses the run instead of ending it. It may change:
+    a run that a failure has paused continues then, and ends where it fails again.
     `on_failure` gets the error that ends the run before the parts of the run are closed, which may take long.
     `described` is whether the first event of the record was emitted.
     """
@@ -122,7 +123,8 @@ class RunContext:
         self.profile = profile
         self.credentials = credentials
         self.settings = settings
-        self.interactive = interactive
+        self._interactive = interactive
+        self._paused_by_failure = False
         self.controls = Controls(settings.endpoint)
         self.step = 0
         self.state = RunState.STARTING
@@ -131,6 +133,29 @@ class RunContext:
         self.described = False
         self.on_failure: Callable[[Exception], None] = lambda _error: None
         self._emitting = threading.RLock()  # a switch is emitted by the thread that requests it
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a user can act."""
+        return self._interactive
+
+    @interactive.setter
+    def interactive(self, interactive: bool) -> None:
+        self._interactive = interactive
+        if not interactive and self._paused_by_failure:
+            self.info("Nobody watches the run any more: it tries again.")
+            self.controls.resume()
+
+    def pause_for_failure(self, wait: Callable[[], None]) -> None:
+        """Pauses the run because of a failure while a user can act; `wait` returns when it is resumed or stopped."""
+        self._paused_by_failure = True
+        try:
+            self.controls.pause()
+            if not self._interactive:  # since a moment ago
+                self.controls.resume()
+            wait()
+        finally:
+            self._paused_by_failure = False
 
     def emit(self, event: Event) -> None:
         """Measures the event and passes it to `sink`; a new interim comparison follows as an event of its own."""

@@ -152,6 +152,8 @@ class TrainingRun:
     """True for runs of another process; see `ossconsole.training.remote.attached`."""
     reading: float | None = None
     """See `ossconsole.training.remote.attached`: there is no record to read here."""
+    refused = 0
+    """See there: a request of this process is always heard."""
 
     def __init__(
         self,

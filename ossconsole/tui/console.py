@@ -67,6 +67,10 @@ class RunHandle(WorkHandle, Protocol):
         """How much of a long record was read, 0 to 1, while `drain` gives what happened before; else None."""
 
     @property
+    def refused(self) -> int:
+        """The number of requests that were refused or not answered; `drain` gives the reasons as warnings."""
+
+    @property
     def record_path(self) -> Path:
         """The run record, a JSON lines file."""
 

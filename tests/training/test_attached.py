@@ -182,6 +182,7 @@ def test_a_failed_command_is_reported_in_the_event_log(sleeper: subprocess.Popen
     wait_until(reported)
     assert isinstance(found[0], events.WarningEvent)
     assert f"Process {sleeper.pid} is not responding" in found[0].message
+    assert run.refused == 1
     assert run.alive
 
 

@@ -167,6 +167,9 @@ def test_peers_are_found_and_the_dead_are_cleared_away() -> None:
         with ControlServer(FakeProcess()):
             assert {report.pid for report in peers()} == {other.pid for other in others}
         others[0].send_signal(signal.SIGSTOP)
+        with pytest.raises(ControlError, match=f"Process {others[0].pid} is suspended") as refused:
+            ask(others[0].pid, GetReport())
+        assert f"kill -CONT {others[0].pid}" in refused.value.remedy
         assert {report.pid for report in peers()} == {others[1].pid}
         assert len(list(control.control_dir().iterdir())) == 2
         others[0].kill()
@@ -192,7 +195,7 @@ def test_the_next_process_removes_the_socket_of_a_killed_one() -> None:
 
 def test_machines_that_share_a_state_folder_leave_each_other_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their processes may have the same pids, and those of another machine do not exist here."""
-    other = control.state_dir() / "control" / "other-host"
+    other = control.control_dir().with_name("other-host")
     other.mkdir(parents=True)
     sockets = [other / f"{os.getpid()}.sock", other / f"{2**22 + 1}.sock"]  # 2**22 is the largest pid
     for path in sockets:

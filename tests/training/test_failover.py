@@ -138,6 +138,28 @@ def test_a_run_waits_where_the_endpoint_refuses_every_object(monkeypatch: pytest
     assert "Endpoint recovered" in scene.emitted[-1].message  # type: ignore[union-attr]
 
 
+def test_a_paused_run_that_nobody_watches_any_more_tries_again_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its console was closed, or its terminal was lost, in the night."""
+    scene = Scene(monkeypatch, batch(), batch("errno 5"), patience_s=0)
+    context = scene.loader._context
+    context.interactive = True
+    assert scene.loader.next() is not None
+    paused: list[bool] = []
+
+    def lose_terminal() -> None:
+        paused.append(context.controls.paused)
+        context.interactive = False
+        assert not context.controls.paused
+
+    scene.loader._on_pause = lose_terminal
+    with pytest.raises(ConsoleError, match="errno 5"):
+        scene.loader.next()
+    assert paused == [True]
+    context.controls.pause()  # that of a user
+    context.interactive = False
+    assert context.controls.paused
+
+
 def test_what_has_recovered_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     failing = batch("errno 5")
     scene = Scene(monkeypatch, LoaderError("Reader process 0 ended."), batch(), failing, failing, batch())

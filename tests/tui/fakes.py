@@ -59,6 +59,7 @@ class FakeRun:
     alive: bool = True
     is_remote: bool = False
     reading: float | None = None
+    refused: int = 0
     record_path: Path = Path("/nowhere/run.jsonl")
     asked: list[tuple[object, ...]] = field(default_factory=list)
 

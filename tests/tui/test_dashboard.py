@@ -264,6 +264,38 @@ def test_the_norm_of_the_gradients_has_a_chart_where_it_was_recorded() -> None:
     assert [spec.title for spec in chart_specs(view, raw=False, log=False) if spec not in without] == ["gradient norm"]
 
 
+def test_counts_fit_their_tiles() -> None:
+    assert tiles._count(1, "sample", "samples") == "1 sample"
+    assert tiles._count(97_458, "sample", "samples") == "97,458 samples"
+    assert tiles._count(120_676_352, "sample", "samples") == "121M samples"
+    assert all(len(tiles._count(10**power, "batch", "batches")) < tiles.TILE_WIDTH for power in range(12))
+
+
+async def test_the_list_of_events_follows_the_run(make_app: AppMaker) -> None:
+    script = full()
+    run = FakeRun(list(script.events))
+    app = make_app(FakeServices(run=run), now=script.time)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("i")
+        await settle(pilot)
+        screen = app.screen
+        assert isinstance(screen, eventlog.EventsScreen)
+        for number, moves in enumerate(("", "up", "")):
+            selected = screen.table.cursor_row
+            run.waiting = [events.InfoEvent(time=script.time, message=f"event {number}")]
+            app.tick()
+            screen.follow()
+            await settle(pilot)
+            assert f"event {number}" in shown(app)
+            row = screen.table.cursor_row
+            assert row is not None
+            assert (row.text == f"event {number}") == (number < 2)
+            assert number < 2 or row is selected
+            if moves:
+                await pilot.press(moves)
+
+
 async def test_every_event_can_be_read_whole(make_app: AppMaker) -> None:
     script = full()
     long = "The reader process ended. " * 12

@@ -165,6 +165,40 @@ async def test_c_requests_a_checkpoint(make_app: AppMaker) -> None:
     assert run.asked == [("checkpoint",)]
 
 
+@pytest.mark.parametrize("mode", ["train", "setup"])
+async def test_the_error_of_a_failed_run_is_a_toast_where_no_card_shows_it(make_app: AppMaker, mode: str) -> None:
+    script = Script().state(RunState.RUNNING).steps(3)
+    run = running(script)
+    app = make_app(FakeServices(run=run), mode, now=START)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        error = events.ErrorEvent(time=script.time, message="Rank 1 was killed.", remedy="Resume.")
+        run.waiting = [error, events.State(time=script.time, state=RunState.FAILED)]
+        run.alive = False
+        await settle(pilot)
+        toasts = [each.message for each in app._notifications]
+        assert ("Rank 1 was killed." in toasts) == (mode == "setup")
+        assert ("Rank 1 was killed. Resume." in shown(app)) == (mode == "train")
+
+
+async def test_a_request_that_the_run_refuses_is_not_shown_as_pending(make_app: AppMaker) -> None:
+    """Such as a checkpoint of a script that is watched without `on_checkpoint`."""
+    script = Script().state(RunState.RUNNING).steps(3)
+    run = running(script)
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("c")
+        await settle(pilot)
+        assert "checkpoint after this step…" in shown(app)
+        run.waiting, run.refused = [events.WarningEvent(time=script.time, message="No function saves one.")], 1
+        await settle(pilot)
+        assert "checkpoint after this step…" not in shown(app)
+        await pilot.press("c")
+        await settle(pilot)
+        assert "checkpoint after this step…" in shown(app), "another request"
+
+
 async def test_the_dialog_of_the_learning_rate_has_the_peak_and_not_the_present_rate(make_app: AppMaker) -> None:
     script = Script().state(RunState.RUNNING).steps(3)
     script.add(events.LearningRate(time=script.time, peak=0.25, step=3))
@@ -196,7 +230,8 @@ async def test_a_long_record_is_read_without_a_verdict_about_its_past(make_app: 
         await pilot.press("e", "a", "A")
         await settle(pilot)
         assert run.asked == [], "the endpoint in use is not known yet"
-        assert app.monitor.auto is app.monitor.control is None
+        assert app.monitor.auto is None
+        assert app.monitor.control is None
         done = len(script.events)
         run.waiting, run.reading = list(script.steps(1).events[done:]), None
         await settle(pilot)
@@ -357,9 +392,16 @@ async def test_words_stand_for_the_zeros_of_the_form(make_app: AppMaker, entered
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("epochs", "0"), ("workers", "two"), ("learning_rate", "-1"), ("model", "resnet19")]
+    ("field", "value", "words"),
+    [
+        ("epochs", "0", "Epochs: a whole number is needed, at least 1"),
+        ("workers", "two", "Workers: a whole number is needed "),
+        ("learning_rate", "-1", "Learning rate: a number is needed, at least 0"),
+        ("val_split", "2", "Held out: a number is needed, below 1"),
+        ("model", "resnet19", "resnet19"),
+    ],
 )
-async def test_the_form_refuses_invalid_values(make_app: AppMaker, field: str, value: str) -> None:
+async def test_the_form_refuses_invalid_values(make_app: AppMaker, field: str, value: str, words: str) -> None:
     services = FakeServices()
     app = make_app(services)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -372,6 +414,7 @@ async def test_the_form_refuses_invalid_values(make_app: AppMaker, field: str, v
         assert isinstance(app.screen, NewRunScreen)
         assert app.focused is not None
         assert app.focused.id == f"field-{field}"
+        assert words in shown(app)
     assert services.started == []
 
 

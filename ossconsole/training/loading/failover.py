@@ -199,8 +199,7 @@ class FailoverLoader:
     def _pause(self, message: str, remedy: str) -> None:
         context = self._context
         context.error(f"{message} The run is paused.", f"{remedy} Then resume.")
-        context.controls.pause()
-        self._on_pause()
+        context.pause_for_failure(self._on_pause)
         self._failing_since = None
 
     def _verify_missing(self, batch: Batch) -> str:

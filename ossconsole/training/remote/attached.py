@@ -84,6 +84,8 @@ class AttachedRun:
     is_remote = True
     reading: float | None = None
     """How much of the record was read, 0 to 1, where `drain` has not come to its end yet; else None."""
+    refused = 0
+    """The number of requests that its process refused or did not answer."""
 
     def __init__(self, run: str, pid: int) -> None:
         self.id = run
@@ -182,6 +184,7 @@ class AttachedRun:
         warnings: list[Event] = []
         while self._process.problems:
             error = self._process.problems.popleft()
+            self.refused += 1
             warnings.append(
                 events.WarningEvent(time=time.time(), message=error.message, remedy=error.remedy, step=self._step)
             )

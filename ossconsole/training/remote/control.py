@@ -338,13 +338,30 @@ def ask(pid: int, command: Command) -> Answer:
             called.sendall(msgspec.json.encode(command) + b"\n")
             answer: Answer = decode_json(_read_line(called), Answer)
     except (OSError, msgspec.DecodeError) as error:
-        reason = "no answer in time" if isinstance(error, TimeoutError) else "it has exited"
-        raise ControlError(
-            f"Process {pid} is not responding: {reason}.", remedy="`ossconsole status` lists the runs."
-        ) from error
+        raise _unanswered(pid, in_time=not isinstance(error, TimeoutError)) from error
     if answer.problem:
         raise ControlError(answer.problem, remedy=answer.remedy)
     return answer
+
+
+def _unanswered(pid: int, *, in_time: bool) -> ControlError:
+    """The error for a process that has not answered; not `in_time` where it exists."""
+    import psutil  # late: the console's first paint needs this module, not that one
+
+    if in_time:
+        return ControlError(
+            f"Process {pid} is not responding: it has exited.", remedy="`ossconsole status` shows how its run ended."
+        )
+    with contextlib.suppress(psutil.Error):
+        if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
+            return ControlError(
+                f"Process {pid} is suspended.",
+                remedy=f"`fg` in its terminal or `kill -CONT {pid}` continues it; it then does what was asked.",
+            )
+    return ControlError(
+        f"Process {pid} is not responding: no answer in time.",
+        remedy="The machine may be overloaded; it may still do what was asked.",
+    )
 
 
 def peers() -> Iterator[Report]:

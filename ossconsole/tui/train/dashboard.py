@@ -370,14 +370,18 @@ def _begin(line: LogLine, context: DashboardContext) -> tuple[Line, str]:
     return Line((f" {clock(line.time)} ", "dim"), (f"{mark} ", mark_style)), text_style
 
 
+_FOLLOW_S = 0.5
+
+
 class EventsScreen(ConsoleModal):
-    """All events in full; the newest is at the bottom, and selected at first."""
+    """All events in full, also those that follow; the newest is at the bottom, and selected until another one is."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("i,q", "back", show=False)]
 
     def __init__(self, context: DashboardContext) -> None:
         super().__init__()
         self._drawn_with = context
+        self._lines: list[LogLine] = []
 
     def compose(self) -> ComposeResult:
         with self.frame("Events", "esc close", classes="-full"):
@@ -391,9 +395,20 @@ class EventsScreen(ConsoleModal):
 
     def on_mount(self) -> None:
         """Select the newest event."""
-        lines = list(self._drawn_with.view.log)
-        self.table.show(lines, len(lines) - 1)
         self.table.focus()
+        self.follow()
+        self.set_interval(_FOLLOW_S, self.follow)
+
+    def follow(self) -> None:
+        """Show the events so far; the selected one stays selected, unless it was the newest."""
+        lines, before, row = list(self._drawn_with.view.log), self._lines, self.table.cursor_row
+        if lines and before and lines[-1] is before[-1]:
+            return
+        self._lines = lines
+        newest = row is None or row is before[-1]
+        at = next((index for index, line in enumerate(lines) if line is row), 0)
+        self.table.show(lines, len(lines) - 1 if newest else at)
+        self.query_one(Panel).redraw()
 
     def _on_virtual_table_moved(self) -> None:
         """Show the text of the selected event."""

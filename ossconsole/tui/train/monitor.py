@@ -30,6 +30,7 @@ class RunMonitor:
         self.request: PendingRequest | None = None
         """The newest request to the run, until it has taken effect."""
         self._telemetry_at = 0.0
+        self._refused = 0
 
     @property
     def now(self) -> float:
@@ -68,6 +69,7 @@ class RunMonitor:
             self.auto = self.control = self.request = None
             self.guide = DemoGuide() if self._services.is_demo else None
             self._telemetry_at = 0.0
+            self._refused = 0
         events = run.drain() if run is not None else []
         for event in events:
             self.view.apply(event)
@@ -82,9 +84,15 @@ class RunMonitor:
             self.view.apply(sample.event())
         self._follow_guide()
         self._compare()
-        if self.request is not None and (not self.busy or self.request.done(self.view)):
+        refused = self._was_refused()
+        if self.request is not None and (not self.busy or refused or self.request.done(self.view)):
             self.request = None
         return events
+
+    def _was_refused(self) -> bool:
+        """Whether the run refused a request since the last call; the event log says why."""
+        before, self._refused = self._refused, self._run.refused if self._run is not None else 0
+        return self._refused > before
 
     def leave(self, why: str) -> None:
         """End auto A/B before this console stops to switch the run, which may go on for hours: see `stay_on`."""

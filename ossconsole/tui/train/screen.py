@@ -179,13 +179,26 @@ def _gpu_label(gpu: GpuSample) -> str:
     return safe(label)
 
 
+_EXPECTED = {
+    "Expected `int`": "a whole number is needed",
+    "Expected `float`": "a number is needed",
+    " >= ": ", at least ",
+    " > ": ", above ",
+    " <= ": ", at most ",
+    " < ": ", below ",
+}
+"""What messages of msgspec say, and what the form says."""
+
+
 def _field_error(reason: str) -> ConsoleError:
     """A validation message of msgspec as one about the field, without the path, which the label says."""
     field = next((field for field in _FIELDS if f"$.{field.name}`" in reason), None)
     if field is None:
         return ConsoleError(reason)
-    text = reason.split(" - at ", maxsplit=1)[0].replace("Expected `int`", "a whole number is needed").replace("`", "")
-    return FieldError(field.name, f"{field.label}: {text}")
+    text = reason.split(" - at ", maxsplit=1)[0].partition(", got ")[0]
+    for theirs, ours in _EXPECTED.items():
+        text = text.replace(theirs, ours)
+    return FieldError(field.name, f"{field.label}: {text.replace('`', '')}")
 
 
 class TrainScreen(Dashboard):
