@@ -1398,6 +1398,7 @@ async def test_a_folder_keeps_the_names_in_it_however_its_new_name_is_typed(
         await browser.until(lambda: "oss://elsewhere is not the bucket that shows" in browser.text)
         await browser.answer(PromptScreen, f"{folder}old/")
         await browser.until(lambda: keys(bucket) == ["old/a", "old/one", "old/sub/b", "two"])
+        await browser.until(lambda: browser.screen.model.rows.find("one") is None)
         await browser.goes_to("old/")
         await browser.press("a", "c")
         await browser.answer(PromptScreen, f"{folder}both")
@@ -1545,3 +1546,19 @@ async def test_a_url_for_others_has_a_host_that_answers_them_and_the_time_of_the
         await browser.until(lambda: "in the region" in browser.text)
         assert re.search(r"from anywhere +https://oss-cn-hangzhou\.", browser.text)
         assert re.search(r"presigned, (9:5\d|10:00), in the region +inside/a\?short", browser.text)
+
+
+async def test_on_a_small_terminal_the_sheet_of_images_shows_and_a_long_name_is_edited_at_its_end(
+    make_app: AppMaker,
+) -> None:
+    long = f"{'x' * 200}the end"
+    store = MemoryStore({"samples/none.txt": b"no image", long: b"1"})
+    async with make_app(services(store), "browse").run_test(size=(80, 24)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.press("p")
+        await browser.until(lambda: "This folder contains no images" in browser.text)
+        await browser.press("escape")
+        await browser.goes_to(long)
+        await browser.press("m")
+        await browser.until(lambda: isinstance(pilot.app.screen, PromptScreen))
+        await browser.until(lambda: re.search(r"xxthe end +│", browser.text))

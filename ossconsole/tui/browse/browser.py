@@ -79,8 +79,11 @@ class Browser(Protocol):
     def show_folder(self) -> None:
         """Shows the folder that the model has opened."""
 
-    def show_pane(self, shown: bool) -> None:
-        """Shows the detail pane, over the table where both have no room, or the table alone; moves the focus."""
+    def show_pane(self, shown: bool, *, focus: bool = True) -> None:
+        """Shows the detail pane, over the table where both have no room, or the table alone; moves the focus.
+
+        Without `focus` it stays on a table that is not covered.
+        """
 
     def save_cursor(self) -> None:
         """Remembers the cursor of the folder, before another one is opened."""

@@ -365,6 +365,7 @@ def images(screen: Browser) -> None:
     if not detail.is_folder:
         detail = screen.detail = Detail(screen.model.prefix, is_folder=True)
     detail.loading = True
+    screen.show_pane(True, focus=False)
     _read_images(screen, screen.store, detail)
 
 
@@ -387,10 +388,12 @@ def _label(sources: Sequence[ObjectOrPrefix]) -> str:
     if len(sources) == 1:
         key = key_of(sources[0])
         folder = "/" if key.endswith("/") else ""
-        return safe_text(key.rstrip("/").rpartition("/")[2] + folder) if key else "this folder"
+        name = safe_text(key.rstrip("/").rpartition("/")[2] + folder)
+        return shorten_middle(name, _LABEL_CELLS) if key else "this folder"
     return f"{len(sources):,} selected items"
 
 
+_LABEL_CELLS = 48  # in a sentence
 _NAME_CELLS = 132  # two lines: cut in the middle, different keys would look alike
 
 

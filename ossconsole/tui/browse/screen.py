@@ -111,8 +111,7 @@ class BrowseScreen(ConsoleScreen):
         self.reported_error: ConsoleError | None = None
         self._state: ConsoleState | None = None
         self._profile_store: ObjectStore | None = None  # `store` may be another bucket of the account
-        self._connecting = False
-        self._refusal = ""  # why the last attempt to connect has failed
+        self._connecting, self._refusal = False, ""  # why the last attempt has failed
         self._read_timer: Timer | None = None
         self._drawn: tuple[object, ...] = ()
         self._manifest_requested: tuple[object, str] | None = None
@@ -214,8 +213,7 @@ class BrowseScreen(ConsoleScreen):
         self.set_timer(table.RECONNECT_S, self._forget_state)
 
     def _forget_state(self) -> None:
-        if self.store is None:
-            self._state = None  # the next tick connects
+        self._state = self._state if self.store else None  # without one, the next tick connects
 
     @on(Connected)
     def _connected(self, event: Connected) -> None:
@@ -380,11 +378,13 @@ class BrowseScreen(ConsoleScreen):
         self.pane.plain = self.plain
         self.pane.redraw()
 
-    def show_pane(self, shown: bool) -> None:
+    def show_pane(self, shown: bool, *, focus: bool = True) -> None:
         """See `Browser.show_pane`."""
         side_by_side = self.app.has_class("-wide") or self.has_class("-wide") or self.has_class("-vast")
-        self.set_class(shown and (self.has_class("-local") or not side_by_side), "-pane")
-        (self.pane if shown else self.table).focus()
+        covers = shown and (self.has_class("-local") or not side_by_side)
+        self.set_class(covers, "-pane")
+        if focus or covers:
+            (self.pane if shown else self.table).focus()
 
     # Drawing
 
