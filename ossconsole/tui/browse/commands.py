@@ -175,7 +175,7 @@ async def _count_all(screen: Browser, store: ObjectStore, sources: Sequence[Obje
     if len(objects) == len(sources):
         return UsageTotals(objects=len(objects), bytes=sum(source.size for source in objects))
     job = Usage(store, sources)
-    screen.run_job(job)
+    screen.run_job(job, announced=False)
     await job_ended(job)
     return job.totals if job.state is JobState.DONE else None
 

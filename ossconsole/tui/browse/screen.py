@@ -66,6 +66,7 @@ class BrowseScreen(ConsoleScreen):
     action_up = transfers.by_side(navigation.up, LocalPane.up)
     action_history_back = navigation.history_back
     action_history_forward = navigation.history_forward
+    action_escape = navigation.escape
     action_refresh = transfers.by_side(navigation.refresh, LocalPane.refresh_rows)
     action_checkpoints = navigation.checkpoints
     action_dataset = navigation.dataset
@@ -116,6 +117,7 @@ class BrowseScreen(ConsoleScreen):
         self._drawn: tuple[object, ...] = ()
         self._manifest_requested: tuple[object, str] | None = None
         self._on_finished: dict[Job, Callable[[Job], None]] = {}
+        self._quiet: set[Job] = set()
         self._known = checkpoints.KnownCheckpoints(lambda: self.table.call_later(self.table.refresh))
         # Attributes, as they are also used while the screen is composed or removed.
         self.table = ObjectTable(self._row_line, self._header_line, self.model.view, id="objects")
@@ -161,10 +163,12 @@ class BrowseScreen(ConsoleScreen):
             return [] if row is None else [source_of_row(rows, row)]
         return [source_of_row(rows, int(row)) for row in selected]
 
-    def run_job(self, job: Job, on_finished: Callable[[Job], None] | None = None) -> None:
+    def run_job(self, job: Job, on_finished: Callable[[Job], None] | None = None, *, announced: bool = True) -> None:
         """See `Browser.run_job`."""
         jobs.add_job(self.console.jobs, job, self._on_finished)
         self._on_finished[job] = on_finished or (lambda _: None)
+        if not announced:
+            self._quiet.add(job)
         job.start()
         self.redraw()
 
@@ -175,8 +179,9 @@ class BrowseScreen(ConsoleScreen):
                 self.show_error(job.error)
             elif job.failures:
                 self.show_error(ConsoleError(jobs.failure_text(job), remedy="Press J to see failures and to retry."))
-            elif job.state is JobState.DONE:
+            elif job.state is JobState.DONE and job not in self._quiet:
                 self.notify(jobs.result_text(job), markup=False, timeout=4)
+            self._quiet.discard(job)
             on_finished(job)
 
     # Connection
@@ -455,23 +460,6 @@ class BrowseScreen(ConsoleScreen):
         self.table.refresh()
         self.local.redraw()
         self.redraw_bars()
-
-    def action_escape(self) -> None:
-        """Undo one layer: close the pane, stop loading, clear the filter or the selection."""
-        if self.has_class("-pane"):
-            self.show_pane(False)
-        elif self.filter_input.has_focus:
-            navigation.close_filter(self)
-        elif self.model.stop():
-            self.redraw()
-        elif self.model.row_filter is not None:
-            navigation.close_filter(self)
-        elif len(self.model.selection):
-            self.model.selection.clear()
-            self.table.refresh()
-        else:
-            self.table.focus()
-        self.redraw()
 
     def _on_virtual_table_opened(self) -> None:
         """Open the row that was clicked."""
