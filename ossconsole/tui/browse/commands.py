@@ -341,6 +341,8 @@ def check_manifest(screen: Browser) -> None:
         if isinstance(job, ManifestCheck):
             detail.findings = job.findings
             screen.post_message(DetailRead(detail))
+            if screen.detail is detail:
+                screen.show_pane(True, focus=False)
 
     screen.run_job(ManifestCheck(screen.store, detail.key.rpartition("/")[0], detail.content), finished)
 
