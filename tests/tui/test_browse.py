@@ -1591,3 +1591,24 @@ def test_weights_are_downloaded_with_progress_and_can_be_cancelled(
     assert (job.state, progress.bytes_total, progress.total_known) == (JobState.CANCELLED, 3 * PART_SIZE, True)
     assert progress.bytes_done >= PART_SIZE
     assert not out.exists()
+
+
+async def test_the_question_of_a_checkpoint_does_not_depend_on_how_soon_d_is_pressed(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_KNOWN_WITHIN_S", WAIT_S)
+    store, held = MemoryStore({"a.txt": b"1", "e1.pt": checkpoint(1, 1.0)}), threading.Event()
+    get_range = store.get_range
+
+    def late(key: str, start: int, length: int) -> bytes:
+        assert held.wait(WAIT_S)
+        return get_range(key, start, length)
+
+    store.get_range = late  # type: ignore[method-assign]
+    async with make_app(services(store), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.goes_to("e1.pt")
+        await browser.press("d")
+        held.set()
+        await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
+        assert "Weights only" in browser.text

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 _FORM = "download"
 _FILE, _WEIGHTS = "file", "weights"
+_TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+_KNOWN_WITHIN_S, _KNOWN_POLL_S = 2.0, 0.05
 _URL_LIFE_S = 3600
 _UNDO_NOTES = {
     Versioning.NEVER: "This cannot be undone.",
@@ -74,6 +76,7 @@ async def download(screen: Browser) -> None:
     store, sources, base = screen.store, screen.targets, screen.model.rows.base
     if store is None or not sources:
         return
+    await _content_known(screen, sources)
     if (checkpoint := weights_source(screen)) is not None:
         part = await screen.ask(_part_question(checkpoint))
         if part == _WEIGHTS:
@@ -93,6 +96,18 @@ async def download(screen: Browser) -> None:
         existing = Existing(choice)
     screen.console.remember(_FORM, store.profile.name, {"folder": str(folder)})
     screen.run_job(Download(store, sources, base, folder, existing=existing))
+
+
+async def _content_known(screen: Browser, sources: Sequence[ObjectOrPrefix]) -> None:
+    """Waits shortly for what a file of torch contains: the question does not depend on the pace of the keys."""
+    (source, *others), until = sources, time.monotonic() + _KNOWN_WITHIN_S
+    if others or isinstance(source, str) or not source.key.endswith(_TORCH_SUFFIXES):
+        return
+    while time.monotonic() < until:
+        detail = screen.detail
+        if detail is None or detail.key != source.key or detail.content is not None or detail.problem:
+            return
+        await asyncio.sleep(_KNOWN_POLL_S)
 
 
 def _part_question(checkpoint: ObjectSummary) -> ConfirmScreen:
