@@ -74,7 +74,7 @@ def fill_if_listed(opened: OpenTarget, below: str) -> None:
 def key_prefix(text: str, bucket: str) -> str:
     """The key prefix of the argument. Raises SettingsError for a URI of another bucket."""
     if not text.startswith("oss://"):
-        return text
+        return text.lstrip("/")  # no key begins with a slash
     named, _, prefix = text.removeprefix("oss://").partition("/")
     if not named:
         raise SettingsError(f"{text} does not name a bucket.", remedy=f"Give oss://{bucket}/PREFIX.")

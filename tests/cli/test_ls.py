@@ -36,6 +36,8 @@ def test_folders_and_objects_as_json(bucket: list[str], capsys: pytest.CaptureFi
 def test_a_folder_is_listed_with_or_without_its_slash(bucket: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_group(ossconsole, ["ls", "ls/dir", "--json", *bucket]) == 0
     assert [entry.get("key") for entry in lines(capsys)] == ["ls/dir/c", None]
+    assert run_group(ossconsole, ["ls", "/ls/dir", "--json", *bucket]) == 0
+    assert [entry.get("key") for entry in lines(capsys)] == ["ls/dir/c", None]
     assert run_group(ossconsole, ["ls", "ls/di", "--json", *bucket]) == 0  # what keys begin with
     assert [entry.get("key") for entry in lines(capsys)] == ["ls/dir/", None]
     assert run_group(ossconsole, ["ls", "ls/a", "--json", *bucket]) == 0

@@ -33,13 +33,14 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.actions import Copy, Usage, Versioning
 from ossconsole.storage.jobs.job import JobState
-from ossconsole.storage.multipart import list_uploads
+from ossconsole.storage.multipart import PART_SIZE, list_uploads
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.retry import NO_RETRY
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.browse import commands, table
+from ossconsole.tui.browse.checkpoints import WeightsDownload
 from ossconsole.tui.browse.local import LocalFileScreen, read_folder
 from ossconsole.tui.browse.screen import BrowseScreen
 from ossconsole.tui.browse.transfers import SyncScreen
@@ -220,6 +221,7 @@ async def test_deleting_needs_the_typed_words_and_deletes_only_the_selection(
         await browser.press("space", "x")
         await browser.until(lambda: isinstance(pilot.app.screen, TypedConfirmScreen))
         assert "3 objects, 3 B" in browser.text
+        assert "done" not in browser.notices  # the dialog shows what was counted
         assert "cannot be undone" in browser.text
         await browser.answer(TypedConfirmScreen, "yes")
         assert isinstance(pilot.app.screen, TypedConfirmScreen)
@@ -1228,6 +1230,12 @@ async def test_a_range_begins_at_its_row_also_after_another_order(make_app: AppM
         await browser.press("v")
         rows = browser.screen.model.rows
         assert {rows.name(int(row)) for row in browser.screen.model.selection.rows} == {"b", "c"}
+        await browser.press("v", "escape")
+        assert browser.screen.range_start is None
+        assert len(browser.screen.model.selection) == 2
+        await browser.press("escape", "asterisk")
+        await browser.answer(PromptScreen, "nowhere")
+        await browser.until(lambda: "No loaded name matches" in browser.notices)
 
 
 async def test_what_was_known_of_one_bucket_is_not_shown_of_another(make_app: AppMaker) -> None:
@@ -1395,6 +1403,7 @@ async def test_a_folder_keeps_the_names_in_it_however_its_new_name_is_typed(
         await browser.until(lambda: "oss://elsewhere is not the bucket that shows" in browser.text)
         await browser.answer(PromptScreen, f"{folder}old/")
         await browser.until(lambda: keys(bucket) == ["old/a", "old/one", "old/sub/b", "two"])
+        await browser.until(lambda: browser.screen.model.rows.find("one") is None)
         await browser.goes_to("old/")
         await browser.press("a", "c")
         await browser.answer(PromptScreen, f"{folder}both")
@@ -1542,3 +1551,61 @@ async def test_a_url_for_others_has_a_host_that_answers_them_and_the_time_of_the
         await browser.until(lambda: "in the region" in browser.text)
         assert re.search(r"from anywhere +https://oss-cn-hangzhou\.", browser.text)
         assert re.search(r"presigned, (9:5\d|10:00), in the region +inside/a\?short", browser.text)
+
+
+async def test_on_a_small_terminal_the_sheet_of_images_shows_and_a_long_name_is_edited_at_its_end(
+    make_app: AppMaker,
+) -> None:
+    long = f"{'x' * 200}the end"
+    store = MemoryStore({"samples/none.txt": b"no image", long: b"1"})
+    async with make_app(services(store), "browse").run_test(size=(80, 24)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.press("p")
+        await browser.until(lambda: "This folder contains no images" in browser.text)
+        await browser.press("escape")
+        await browser.goes_to(long)
+        await browser.press("m")
+        await browser.until(lambda: isinstance(pilot.app.screen, PromptScreen))
+        await browser.until(lambda: re.search(r"xxthe end +│", browser.text))
+
+
+def test_weights_are_downloaded_with_progress_and_can_be_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, out = MemoryStore({"c.pt": bytes(3 * PART_SIZE)}), tmp_path / "weights.pt"
+    job = WeightsDownload(store, ObjectSummary("c.pt", 1, 1), out)  # type: ignore[arg-type]
+    get_range = store.get_range
+
+    def cancelled_at_the_last(key: str, start: int, length: int) -> bytes:
+        if start == 2 * PART_SIZE:
+            job.cancel()
+        return get_range(key, start, length)
+
+    monkeypatch.setattr(store, "get_range", cancelled_at_the_last)
+    job.start()
+    assert job.wait(WAIT_S)
+    progress = job.progress()
+    assert (job.state, progress.bytes_total, progress.total_known) == (JobState.CANCELLED, 3 * PART_SIZE, True)
+    assert progress.bytes_done >= PART_SIZE
+    assert not out.exists()
+
+
+async def test_the_question_of_a_checkpoint_does_not_depend_on_how_soon_d_is_pressed(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_KNOWN_WITHIN_S", WAIT_S)
+    store, held = MemoryStore({"a.txt": b"1", "e1.pt": checkpoint(1, 1.0)}), threading.Event()
+    get_range = store.get_range
+
+    def late(key: str, start: int, length: int) -> bytes:
+        assert held.wait(WAIT_S)
+        return get_range(key, start, length)
+
+    store.get_range = late  # type: ignore[method-assign]
+    async with make_app(services(store), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.goes_to("e1.pt")
+        await browser.press("d")
+        held.set()
+        await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
+        assert "Weights only" in browser.text

@@ -31,6 +31,16 @@ def test_folders_have_no_size(folders: int, objects: int, words: str) -> None:
     assert selection_words(folders, objects, 2300 if objects else 0, "object") == words
 
 
+def test_a_cell_of_a_table_may_have_the_separator_and_a_quote_no_end() -> None:
+    content = TextContent("table", ["name,note", 'a,"one, two"', 'b,"no end', "c,d"], truncated=False)
+    rows = [
+        block.text.rstrip()
+        for block in detail_blocks(Detail("t.csv", is_folder=False, content=content), 60, BRAILLE)
+        if isinstance(block, Line)
+    ]
+    assert rows[-4:] == [" name  note", " a     one, two", " b     no end", " c     d"]
+
+
 def test_an_example_of_a_difference_shows_its_key_in_full() -> None:
     text = "5 bytes instead of 12,288: dataset/imagenet/ILSVRC/Data/train/bees/0.u8"
     detail = Detail("manifest.json", is_folder=False, findings=ManifestFindings(examples=(text,)))

@@ -166,8 +166,6 @@ async def selected(browser: Browser) -> None:
 async def sheet(browser: Browser) -> None:
     await browser.press("p")
     await browser.until(lambda: browser.screen.detail and browser.screen.detail.images)
-    if browser.pilot.app.size.width < 110:
-        await browser.press("w")
 
 
 async def findings(browser: Browser) -> None:

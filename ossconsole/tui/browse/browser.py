@@ -67,8 +67,11 @@ class Browser(Protocol):
     async def request(self, call: Callable[[], T]) -> T | None:
         """Runs `call` in a thread. None, after a toast, where it raises ConsoleError."""
 
-    def run_job(self, job: Job, on_finished: Callable[[Job], None] | None = None) -> None:
-        """Starts a job and shows its progress; `on_finished` is called on the event loop."""
+    def run_job(self, job: Job, on_finished: Callable[[Job], None] | None = None, *, announced: bool = True) -> None:
+        """Starts a job and shows its progress; `on_finished` is called on the event loop.
+
+        Its success is a toast where that is to be `announced`, and not followed by a dialog that shows it.
+        """
 
     def open_folder(self, prefix: str, select: str = "") -> None:
         """Lists a folder, or all keys that begin with `prefix`; the cursor goes to the name `select`."""
@@ -79,8 +82,11 @@ class Browser(Protocol):
     def show_folder(self) -> None:
         """Shows the folder that the model has opened."""
 
-    def show_pane(self, shown: bool) -> None:
-        """Shows the detail pane, over the table where both have no room, or the table alone; moves the focus."""
+    def show_pane(self, shown: bool, *, focus: bool = True) -> None:
+        """Shows the detail pane, over the table where both have no room, or the table alone; moves the focus.
+
+        Without `focus` it stays on a table that is not covered.
+        """
 
     def save_cursor(self) -> None:
         """Remembers the cursor of the folder, before another one is opened."""

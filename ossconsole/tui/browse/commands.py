@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 _FORM = "download"
 _FILE, _WEIGHTS = "file", "weights"
+_TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+_KNOWN_WITHIN_S, _KNOWN_POLL_S = 2.0, 0.05
 _URL_LIFE_S = 3600
 _UNDO_NOTES = {
     Versioning.NEVER: "This cannot be undone.",
@@ -74,6 +76,7 @@ async def download(screen: Browser) -> None:
     store, sources, base = screen.store, screen.targets, screen.model.rows.base
     if store is None or not sources:
         return
+    await _content_known(screen, sources)
     if (checkpoint := weights_source(screen)) is not None:
         part = await screen.ask(_part_question(checkpoint))
         if part == _WEIGHTS:
@@ -93,6 +96,18 @@ async def download(screen: Browser) -> None:
         existing = Existing(choice)
     screen.console.remember(_FORM, store.profile.name, {"folder": str(folder)})
     screen.run_job(Download(store, sources, base, folder, existing=existing))
+
+
+async def _content_known(screen: Browser, sources: Sequence[ObjectOrPrefix]) -> None:
+    """Waits shortly for what a file of torch contains: the question does not depend on the pace of the keys."""
+    (source, *others), until = sources, time.monotonic() + _KNOWN_WITHIN_S
+    if others or isinstance(source, str) or not source.key.endswith(_TORCH_SUFFIXES):
+        return
+    while time.monotonic() < until:
+        detail = screen.detail
+        if detail is None or detail.key != source.key or detail.content is not None or detail.problem:
+            return
+        await asyncio.sleep(_KNOWN_POLL_S)
 
 
 def _part_question(checkpoint: ObjectSummary) -> ConfirmScreen:
@@ -175,7 +190,7 @@ async def _count_all(screen: Browser, store: ObjectStore, sources: Sequence[Obje
     if len(objects) == len(sources):
         return UsageTotals(objects=len(objects), bytes=sum(source.size for source in objects))
     job = Usage(store, sources)
-    screen.run_job(job)
+    screen.run_job(job, announced=False)
     await job_ended(job)
     return job.totals if job.state is JobState.DONE else None
 
@@ -341,6 +356,8 @@ def check_manifest(screen: Browser) -> None:
         if isinstance(job, ManifestCheck):
             detail.findings = job.findings
             screen.post_message(DetailRead(detail))
+            if screen.detail is detail:
+                screen.show_pane(True, focus=False)
 
     screen.run_job(ManifestCheck(screen.store, detail.key.rpartition("/")[0], detail.content), finished)
 
@@ -365,6 +382,7 @@ def images(screen: Browser) -> None:
     if not detail.is_folder:
         detail = screen.detail = Detail(screen.model.prefix, is_folder=True)
     detail.loading = True
+    screen.show_pane(True, focus=False)
     _read_images(screen, screen.store, detail)
 
 
@@ -387,10 +405,12 @@ def _label(sources: Sequence[ObjectOrPrefix]) -> str:
     if len(sources) == 1:
         key = key_of(sources[0])
         folder = "/" if key.endswith("/") else ""
-        return safe_text(key.rstrip("/").rpartition("/")[2] + folder) if key else "this folder"
+        name = safe_text(key.rstrip("/").rpartition("/")[2] + folder)
+        return shorten_middle(name, _LABEL_CELLS) if key else "this folder"
     return f"{len(sources):,} selected items"
 
 
+_LABEL_CELLS = 48  # in a sentence
 _NAME_CELLS = 132  # two lines: cut in the middle, different keys would look alike
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -351,7 +352,7 @@ def _text(content: TextContent, width: int, glyphs: Glyphs) -> list[Line]:
 
 def _aligned(rows: list[str], width: int) -> list[str]:
     separator = "\t" if any("\t" in row for row in rows[:10]) else ","
-    cells = [[safe_text(cell) for cell in row.split(separator)] for row in rows]
+    cells = [[safe_text(cell) for cell in _cells(row, separator)] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip_longest(*cells, fillvalue="")]
     if sum(widths) + 2 * len(widths) > width:
         widths = [min(cells, max(8, width // 2)) for cells in widths]
@@ -359,6 +360,14 @@ def _aligned(rows: list[str], width: int) -> list[str]:
         "  ".join(set_cell_size(shorten_middle(cell, room), room) for cell, room in zip(row, widths, strict=False))
         for row in cells
     ]
+
+
+def _cells(row: str, separator: str) -> list[str]:
+    """The cells of one line. Each is read alone, as a quote that is never closed must not take all others with it."""
+    try:
+        return next(csv.reader([row], delimiter=separator), [])
+    except csv.Error:  # such as a NUL
+        return row.split(separator)
 
 
 def _bytes(content: BytesContent, width: int) -> list[Line]:

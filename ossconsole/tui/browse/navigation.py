@@ -250,6 +250,27 @@ def close_filter(screen: Browser) -> None:
     screen.table.focus()
 
 
+def escape(screen: Browser) -> None:
+    """Undo one layer: close the pane, stop loading, clear the filter, the begun range or the selection."""
+    if screen.has_class("-pane"):
+        screen.show_pane(False)
+    elif screen.filter_input.has_focus:
+        close_filter(screen)
+    elif screen.model.stop():
+        pass
+    elif screen.model.row_filter is not None:
+        close_filter(screen)
+    elif screen.range_start is not None:
+        screen.range_start = None
+        screen.notify("No range any more.", timeout=2)
+    elif len(screen.model.selection):
+        screen.model.selection.clear()
+        screen.table.refresh()
+    else:
+        screen.table.focus()
+    screen.redraw()
+
+
 # Selection
 
 
@@ -303,3 +324,5 @@ async def select_pattern(screen: Browser) -> None:
         if matched is not None and rows is screen.model.rows:
             screen.model.selection.set(matched, selected=True)
             _selection_changed(screen)
+            if not len(matched):
+                screen.notify("No loaded name matches.", timeout=3)

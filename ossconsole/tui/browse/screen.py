@@ -66,6 +66,7 @@ class BrowseScreen(ConsoleScreen):
     action_up = transfers.by_side(navigation.up, LocalPane.up)
     action_history_back = navigation.history_back
     action_history_forward = navigation.history_forward
+    action_escape = navigation.escape
     action_refresh = transfers.by_side(navigation.refresh, LocalPane.refresh_rows)
     action_checkpoints = navigation.checkpoints
     action_dataset = navigation.dataset
@@ -111,12 +112,12 @@ class BrowseScreen(ConsoleScreen):
         self.reported_error: ConsoleError | None = None
         self._state: ConsoleState | None = None
         self._profile_store: ObjectStore | None = None  # `store` may be another bucket of the account
-        self._connecting = False
-        self._refusal = ""  # why the last attempt to connect has failed
+        self._connecting, self._refusal = False, ""  # why the last attempt has failed
         self._read_timer: Timer | None = None
         self._drawn: tuple[object, ...] = ()
         self._manifest_requested: tuple[object, str] | None = None
         self._on_finished: dict[Job, Callable[[Job], None]] = {}
+        self._quiet: set[Job] = set()
         self._known = checkpoints.KnownCheckpoints(lambda: self.table.call_later(self.table.refresh))
         # Attributes, as they are also used while the screen is composed or removed.
         self.table = ObjectTable(self._row_line, self._header_line, self.model.view, id="objects")
@@ -162,10 +163,12 @@ class BrowseScreen(ConsoleScreen):
             return [] if row is None else [source_of_row(rows, row)]
         return [source_of_row(rows, int(row)) for row in selected]
 
-    def run_job(self, job: Job, on_finished: Callable[[Job], None] | None = None) -> None:
+    def run_job(self, job: Job, on_finished: Callable[[Job], None] | None = None, *, announced: bool = True) -> None:
         """See `Browser.run_job`."""
         jobs.add_job(self.console.jobs, job, self._on_finished)
         self._on_finished[job] = on_finished or (lambda _: None)
+        if not announced:
+            self._quiet.add(job)
         job.start()
         self.redraw()
 
@@ -176,8 +179,9 @@ class BrowseScreen(ConsoleScreen):
                 self.show_error(job.error)
             elif job.failures:
                 self.show_error(ConsoleError(jobs.failure_text(job), remedy="Press J to see failures and to retry."))
-            elif job.state is JobState.DONE:
+            elif job.state is JobState.DONE and job not in self._quiet:
                 self.notify(jobs.result_text(job), markup=False, timeout=4)
+            self._quiet.discard(job)
             on_finished(job)
 
     # Connection
@@ -214,8 +218,7 @@ class BrowseScreen(ConsoleScreen):
         self.set_timer(table.RECONNECT_S, self._forget_state)
 
     def _forget_state(self) -> None:
-        if self.store is None:
-            self._state = None  # the next tick connects
+        self._state = self._state if self.store else None  # without one, the next tick connects
 
     @on(Connected)
     def _connected(self, event: Connected) -> None:
@@ -380,11 +383,13 @@ class BrowseScreen(ConsoleScreen):
         self.pane.plain = self.plain
         self.pane.redraw()
 
-    def show_pane(self, shown: bool) -> None:
+    def show_pane(self, shown: bool, *, focus: bool = True) -> None:
         """See `Browser.show_pane`."""
         side_by_side = self.app.has_class("-wide") or self.has_class("-wide") or self.has_class("-vast")
-        self.set_class(shown and (self.has_class("-local") or not side_by_side), "-pane")
-        (self.pane if shown else self.table).focus()
+        covers = shown and (self.has_class("-local") or not side_by_side)
+        self.set_class(covers, "-pane")
+        if focus or covers:
+            (self.pane if shown else self.table).focus()
 
     # Drawing
 
@@ -455,23 +460,6 @@ class BrowseScreen(ConsoleScreen):
         self.table.refresh()
         self.local.redraw()
         self.redraw_bars()
-
-    def action_escape(self) -> None:
-        """Undo one layer: close the pane, stop loading, clear the filter or the selection."""
-        if self.has_class("-pane"):
-            self.show_pane(False)
-        elif self.filter_input.has_focus:
-            navigation.close_filter(self)
-        elif self.model.stop():
-            self.redraw()
-        elif self.model.row_filter is not None:
-            navigation.close_filter(self)
-        elif len(self.model.selection):
-            self.model.selection.clear()
-            self.table.refresh()
-        else:
-            self.table.focus()
-        self.redraw()
 
     def _on_virtual_table_opened(self) -> None:
         """Open the row that was clicked."""

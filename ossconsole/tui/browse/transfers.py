@@ -207,7 +207,7 @@ async def sync(screen: Browser) -> None:
 
 async def _compared(screen: Browser, job: SyncComparison) -> SyncPlan | None:
     """The plan, compared by a job; None where that fails or is cancelled."""
-    screen.run_job(job)
+    screen.run_job(job, announced=False)
     await job_ended(job)
     return job.plan
 

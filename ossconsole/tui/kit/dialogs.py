@@ -180,8 +180,10 @@ class PromptScreen(ConsoleModal):
             yield Static(id="problem", markup=False)
 
     def on_mount(self) -> None:
-        """Focus the input."""
+        """Focus the input, and show the end of a long value, where the cursor is."""
         self.query_one(Input).focus()
+        if not self._replace:
+            self.call_after_refresh(_show_end, self.query_one(Input))
 
     def _on_input_submitted(self, event: Input.Submitted) -> None:
         if self._check is None:
@@ -200,6 +202,14 @@ class PromptScreen(ConsoleModal):
             self.query_one("#problem", Static).update(f"{error.strerror}.")
         else:
             self.dismiss(text)
+
+
+def _show_end(entry: Input) -> None:
+    """Scrolls to the end of a value that does not fit."""
+    # The cell that the cursor needs at the end would push the first character out of a value that just fits.
+    if cell_len(entry.value) > entry.content_size.width:
+        entry.action_home()  # an Input scrolls only when its cursor moves
+        entry.action_end()
 
 
 Values = Mapping[str, str]
@@ -298,10 +308,8 @@ class FormScreen(ConsoleModal):
 
     def _show_ends(self) -> None:
         for entry in self.query(Input):
-            # The cell that the cursor needs at the end would push the first character out of a value that just fits.
-            if not entry.has_focus and cell_len(entry.value) > entry.content_size.width:
-                entry.action_home()  # an Input scrolls only when its cursor moves
-                entry.action_end()
+            if not entry.has_focus:
+                _show_end(entry)
 
     def _on_descendant_focus(self) -> None:
         self.show_hint()
