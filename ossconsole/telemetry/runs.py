@@ -300,7 +300,8 @@ def find_run(run: str = "", *, profile: str = "", bucket: str = "") -> RunSummar
         for path in _records():
             if not os.access(path, os.R_OK):
                 summarise(path)  # raises: a file that cannot be read may be the run
-        raise RecordError("There is no such run yet.", remedy="Start one: `ossconsole train` or `ossconsole demo`.")
+        of = f" of {profile or bucket}" if profile or bucket else ""
+        raise RecordError(f"No run{of} is recorded yet.", remedy="Start one: `ossconsole train` or `ossconsole demo`.")
     return next((summary for summary in runs if summary.alive and not summary.state.final), runs[0])
 
 

@@ -110,7 +110,7 @@ def test_status_of_a_profile(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--json"], 1, "no such run"),
+        (["--json"], 1, "No run is recorded yet"),
         (["missing"], 1, "not a readable run record"),
         (["../../x"], 2, "is not a run id"),
     ],

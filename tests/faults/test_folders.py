@@ -176,7 +176,7 @@ def test_command(  # noqa: PLR0917 - fixtures
         assert str(place / folder) in done.stderr
         assert done.stderr.count("Error:") == 1
     elif name in {"status", "export"} and (folder, condition) == (STATE, MISSING):
-        assert "There is no such run yet" in done.stderr
+        assert "No run is recorded yet" in done.stderr
     else:
         assert done.returncode == 0, done
 

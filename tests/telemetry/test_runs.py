@@ -132,9 +132,11 @@ def test_the_default_run_is_the_live_one(runs: Path) -> None:
 
 
 def test_a_missing_run_is_an_error_with_a_remedy() -> None:
-    with pytest.raises(RecordError, match="no such run") as caught:
+    with pytest.raises(RecordError, match="No run is recorded yet") as caught:
         find_run()
     assert "ossconsole train" in caught.value.remedy
+    with pytest.raises(RecordError, match="No run of hangzhou is recorded yet"):
+        find_run(profile="hangzhou")
     with pytest.raises(RecordError, match="not a readable run record"):
         find_run("missing")
     with pytest.raises(SettingsError):
