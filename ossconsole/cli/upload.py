@@ -274,6 +274,8 @@ def _rate_text(progress: UploadProgress) -> str:
         counted(f"{progress.samples_per_s:.0f}", "sample/s", "samples/s"),
         f"{progress.bytes_per_s / 1e6:.1f} MB/s",
     ]
+    if progress.checks:
+        parts.insert(0, f"{progress.files_per_s:.0f} checked/s")
     if progress.eta_s is not None:
         minutes, seconds = divmod(round(progress.eta_s), 60)
         parts.append(f"{minutes}:{seconds:02} left")

@@ -36,7 +36,7 @@ from ossconsole.dataset.source.layout import Layout
 from ossconsole.dataset.upload.job import PrefixTakenError, UploadJob, UploadSettings, check_prefix
 from ossconsole.dataset.upload.journal import JournalError, JournalLock, PlanAction, journal_path
 from ossconsole.dataset.upload.pipeline import LAST_ANSWERS_S, MAX_DENIED
-from ossconsole.dataset.upload.progress import PLAN_ENDED, PLANNED, Counts, Phase
+from ossconsole.dataset.upload.progress import PLAN_ENDED, PLANNED, REJECTED, Counts, Phase
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Failure
@@ -131,7 +131,7 @@ class ShardUpload(UploadJob):
             elif (action := planner.add(item, suffix)) is PlanAction.SEND:
                 classes.add(item.class_name)
             else:
-                self.record_failure(Failure(item.path, action.reason))
+                self.record_failure(Failure(item.path, action.reason), REJECTED)
         self.planned(layout)
         self.stats.add(PLAN_ENDED)
         return layout.label_order(classes)
@@ -190,7 +190,7 @@ class ShardUpload(UploadJob):
             return False
         for row, error in errors:
             self.record_failure(Failure(row.path, error))
-        self.stats.add(Counts(unchanged=len(samples)))
+        self.stats.add(Counts(unchanged=len(samples), by_plan=len(samples)))
         for row in shard_plan.rows:
             if row.key in there:
                 self.stats.count_class(row.class_name)

@@ -34,6 +34,7 @@ from ossconsole.dataset.source.layout import Layout, SourceOptions
 from ossconsole.dataset.upload.prepare import DEFAULT_QUALITY, PreprocessConfig
 from ossconsole.dataset.upload.progress import (
     IGNORED,
+    REJECTED,
     Counts,
     Phase,
     SamplePreview,
@@ -292,7 +293,7 @@ class UploadJob(BackgroundJob):
         """Records a file that becomes no sample."""
         note = Failure(item.path, item.reason)
         if item.lost:
-            self.record_failure(note)
+            self.record_failure(note, REJECTED)
             return
         if len(self._ignored) < KEPT_FAILURES:
             self._ignored.append(note)

@@ -29,6 +29,7 @@ from ossconsole.dataset.upload.pipeline import Pipeline, UploadItem
 from ossconsole.dataset.upload.progress import (
     PLAN_ENDED,
     PLANNED,
+    REJECTED,
     UNCHANGED,
     Counts,
     Phase,
@@ -139,7 +140,7 @@ class SampleUpload(UploadJob):
                 self.stats.add(UNCHANGED)
                 self.stats.count_class(item.class_name)
             else:
-                self.record_failure(Failure(item.path, decision.action.reason))
+                self.record_failure(Failure(item.path, decision.action.reason), REJECTED)
         self.planned(layout)
         self.stats.add(PLAN_ENDED)
 
