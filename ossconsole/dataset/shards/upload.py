@@ -26,6 +26,7 @@ from ossconsole.dataset.shards.build import (
     ShardPlan,
     ShardPlanner,
     ShardUploadState,
+    append_resume_log,
     is_shard_name,
     is_whole,
     list_objects,
@@ -239,8 +240,8 @@ class ShardUpload(UploadJob):
             index_crc64=str(index.crc64 or ""),
             samples=self._labelled(shard_plan.rows, built.members),
         )
-        with self._log_lock, (self._folder / _RESUME_LOG).open("ab") as resume_log:
-            resume_log.write(msgspec.json.encode(shard) + b"\n")
+        with self._log_lock:
+            append_resume_log(self._folder / _RESUME_LOG, shard)
         state.close()
         self._states.discard(state)
         built.path.unlink(missing_ok=True)
