@@ -389,6 +389,21 @@ async def test_every_file_with_a_problem_is_a_key_away(make_app: AppMaker) -> No
         assert "Files with problems" not in shown(app)
 
 
+async def test_where_an_upload_goes_is_on_the_screen(make_app: AppMaker) -> None:
+    """It may be one of another process, or to another prefix than the profile's."""
+    for services in (running(), FakeServices(upload=FakeUpload(upload_progress(), is_remote=True))):
+        async with (app := make_app(services, "upload")).run_test(size=(80, 24)) as pilot:
+            await settle(pilot)
+            assert "target        oss://127/dataset/sample" in shown(app)
+    beside = FakeServices(plan=msgspec.structs.replace(PLAN, removed=12_345))
+    async with (app := make_app(beside, "upload")).run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/data/pictures"
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        assert "12,345 samples of the dataset, which stay in it" in shown(app)
+
+
 async def test_a_throttled_upload_says_so_in_full_beside_the_sample(make_app: AppMaker) -> None:
     waiting = "OSS is throttling while writing oss://127/dataset/sample/train/ants/0013035.jpg; retry in 6 s"
     app = make_app(FakeServices(upload=FakeUpload(upload_progress(waiting=waiting))), "upload")

@@ -187,6 +187,11 @@ class UploadJob(BackgroundJob):
         """The path of the source."""
         return str(self.settings.source)
 
+    @property
+    def target(self) -> str:
+        """The URI of the dataset."""
+        return f"oss://{self.profile.bucket}/{self.prefix}"
+
     @functools.cached_property
     def store(self) -> ObjectStore:
         """For any number of threads. `cancel` ends the waits before its retries."""

@@ -134,7 +134,8 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
         area.row("samples", f"{splits}, in {counted(len(plan.classes), 'class', 'classes')}", "strong"),
         area.row("classes", _classes(plan.classes)),
         area.row("to upload", f"{samples} {size(plan.bytes_to_send)} as {shape}", "strong"),
-        area.row("unchanged", f"{plan.unchanged:,} already in the bucket" + _beside(plan)),
+        area.row("unchanged", f"{plan.unchanged:,} already in the bucket"),
+        *([area.row("not in source", _beside(plan), "warn")] if plan.removed else []),
         area.row("ignored", counted(plan.ignored, "file")),
         area.row("rejected", _rejected(plan), "warn" if plan.lost else "text"),
         area.row("preparation", _estimate(plan)),
@@ -153,7 +154,7 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
 
 def _beside(plan: UploadPlan) -> str:
     """The samples of the dataset that are not in the source: a wrong prefix shows here."""
-    return f"; {counted(plan.removed, 'sample')} of other files stay there" if plan.removed else ""
+    return f"{counted(plan.removed, 'sample')} of the dataset, which stay in it"
 
 
 def _cost(cny: float) -> str:
@@ -172,7 +173,7 @@ def _rejected(plan: UploadPlan) -> str:
 def _estimate(plan: UploadPlan) -> str:
     if plan.prepare_s is None:
         return MISSING
-    return f"about {duration(plan.prepare_s)} on this machine (estimated)"
+    return f"about {duration(max(1.0, plan.prepare_s))} on this machine (estimated)"
 
 
 def problem_lines(area: PanelArea, failures: Sequence[Failure], count: int, groups: Sequence[Unused]) -> list[Line]:
@@ -264,11 +265,21 @@ class Throughput:
 _SAME_UPLOAD_S = 5.0
 
 
-def progress_lines(area: PanelArea, progress: UploadProgress, source: str, rates: Throughput) -> list[Line]:
-    """The running upload: progress, rates, bottleneck, and the sample that each process prepares."""
+def _ends(area: PanelArea, source: str, target: str) -> list[Line]:
+    """From where to where; of a long path its ends are kept."""
+    room = max(8, area.width - _LABEL_WIDTH - 2)
+    named = (("source", source), ("target", target))
+    return [area.row(name, shorten_middle(safe(text), room, area.glyphs.ellipsis)) for name, text in named if text]
+
+
+def progress_lines(area: PanelArea, progress: UploadProgress, ends: tuple[str, str], rates: Throughput) -> list[Line]:
+    """The running upload: progress, rates, bottleneck, and the sample that each process prepares.
+
+    `ends` are its source and its target.
+    """
     lines = [
         bar(area, progress),
-        area.row("source", shorten_middle(safe(source), max(8, area.width - _LABEL_WIDTH - 2), area.glyphs.ellipsis)),
+        *_ends(area, *ends),
         Line(),
         *_tiles(area, progress),
         Line(),
@@ -401,15 +412,16 @@ def _workers(area: PanelArea, progress: UploadProgress, room: int) -> list[Line]
 
 
 def end_lines(
-    area: PanelArea, progress: UploadProgress, summary: UploadSummary, source: str, prefix: str = ""
+    area: PanelArea, progress: UploadProgress, summary: UploadSummary, ends: tuple[str, str], prefix: str = ""
 ) -> list[Line]:
     """The result: counts, next steps, and the failures that fit.
 
-    `prefix` is given where the dataset is not at the profile's own prefix.
+    `ends` are source and target: the latter shows while no manifest does. `prefix` is given where the dataset is not at
+    the profile's own prefix.
     """
     lines = [
         bar(area, progress),
-        area.row("source", safe(source)),
+        *_ends(area, ends[0], "" if summary.manifest else ends[1]),
         counts(progress),
         area.row(
             "sent",

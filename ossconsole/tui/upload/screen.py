@@ -129,10 +129,10 @@ class UploadScreen(ConsoleScreen):
         handle = self.services.upload
         if handle is not None and not self.has_class("-form"):
             if handle.alive:
-                return panels.progress_lines(area, handle.progress(), handle.source, self._rates)
+                return panels.progress_lines(area, handle.progress(), (handle.source, handle.target), self._rates)
             own = self.services.own_upload
             prefix = own.settings.prefix if own is not None and not handle.is_remote else ""
-            lines = panels.end_lines(area, handle.progress(), handle.summary(), handle.source, prefix)
+            lines = panels.end_lines(area, handle.progress(), handle.summary(), (handle.source, handle.target), prefix)
             return [*lines[:-1], panels.after_other(handle.source)] if handle.is_remote else lines
         if self._scan is not None:
             return panels.scan_lines(area, self._files_seen)
