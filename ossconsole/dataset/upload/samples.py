@@ -193,9 +193,12 @@ class SampleUpload(UploadJob):
         journal.drop_unsent()
         if not self.unknown:
             journal.set_beside_others(False)
-        self.removed = list(journal.removed())
+        self.removed, moved = list(journal.removed()), list(journal.moved())
         if self.settings.prune:
+            self.removed += moved
             journal.leave_out_removed()
+        else:
+            self.unknown += len(moved)
         classes = layout.label_order(journal.classes())
         labels = {name: label for label, name in enumerate(classes)}
         fmt = self.settings.format
