@@ -163,8 +163,8 @@ def test_a_sample_that_gets_another_split_or_label_is_listed_there_alone(
 
     def manifest_after(text: str, **changes: object) -> dict[str, list[str]]:
         table.write_text(text)
-        before = plan_upload(profile, sandboxed_bucket.owner, settings_for(table, **changes)).samples
-        summary = upload(profile, sandboxed_bucket.owner, settings_for(table, **changes))
+        before = plan_upload(profile, sandboxed_bucket.owner, settings_for(table, **changes)).samples  # type: ignore[arg-type]
+        summary = upload(profile, sandboxed_bucket.owner, settings_for(table, **changes))  # type: ignore[arg-type]
         assert (summary.failed, summary.removed_count if not summary.pruned else 0) == (0, 0)
         found = read_manifest(store, profile.dataset_prefix)
         assert {split: len(samples) for split, samples in found.splits.items()} == before
