@@ -366,6 +366,8 @@ def _classes(plan: UploadPlan) -> str:
 
 
 def _size(size: float) -> str:
+    if not size:
+        return "0 B"
     return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 from textual.widgets import Input, Select
 
 from ossconsole.config.errors import ConsoleError
@@ -26,7 +28,7 @@ from ossconsole.tui.kit.dialogs import PromptScreen
 from ossconsole.tui.kit.glyphs import BRAILLE
 from ossconsole.tui.upload.panels import PanelArea, Throughput, form_lines
 from ossconsole.tui.upload.picker import SourcePicker
-from ossconsole.tui.upload.pictures import SampleStrip
+from ossconsole.tui.upload.pictures import SampleStrip, _pixels
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import SIMULATED, START, FakeServices, FakeUpload, upload_progress
 from tests.tui.screens import settle, shown
@@ -402,6 +404,14 @@ async def test_where_an_upload_goes_is_on_the_screen(make_app: AppMaker) -> None
         await pilot.press("ctrl+s")
         await settle(pilot)
         assert "12,345 samples of the dataset, which stay in it" in shown(app)
+
+
+@pytest.mark.parametrize("side", [1000, 1001])
+def test_a_large_original_that_is_no_jpeg_is_not_decoded_between_two_keys(side: int) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (1000, side)).save(stream, "PNG")
+    picture = SamplePreview("train/a.png", side, 1000, stream.getvalue())
+    assert (_pixels(picture, SampleFormat.IMAGE_JPEG, 24, 12) is not None) is (side == 1000)
 
 
 async def test_a_throttled_upload_says_so_in_full_beside_the_sample(make_app: AppMaker) -> None:

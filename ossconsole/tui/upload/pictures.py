@@ -87,7 +87,14 @@ class SampleView(Widget):
         return self._strips[y].apply_style(self.rich_style).adjust_cell_length(width, self.rich_style)
 
 
+_JPEG_START = b"\xff\xd8\xff"
+_MOST_PIXELS = 1_000_000  # of another image than a JPEG: 4K takes 0.4 s to decode, in which no key would do anything
+
+
 def _pixels(picture: SamplePreview, fmt: SampleFormat, width: int, height: int) -> NDArray[np.uint8] | None:
+    is_jpeg = picture.payload.startswith(_JPEG_START)  # decoded at a fraction of its size
+    if fmt.encoded and not is_jpeg and picture.height * picture.width > _MOST_PIXELS:
+        return None
     try:
         if fmt.encoded:
             return EncodedImage(picture.payload).pixels(width, 2 * height)
