@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 POLL_S = 0.2
 """Short waits: Python handles a signal only between them."""
 REPORT_EVERY_S = 1.0
+LOG_EVERY_S = 30.0
 
 
 @dataclass
@@ -95,12 +96,29 @@ def progress_bar() -> Iterator[Progress | None]:
         yield bar
 
 
+def log_progress(job: UploadJob | Job, line: Callable[[], str]) -> None:
+    """Prints `line()` on stderr every half minute until the job ends: in a log, where no bar can be."""
+    due = time.monotonic() + LOG_EVERY_S
+    while not job.wait(POLL_S):
+        if time.monotonic() >= due:
+            due += LOG_EVERY_S
+            say(line(), err=True)
+
+
+def _log_line(job: Job, label: str) -> str:
+    done = job.progress()
+    finished = done.items_done + done.items_skipped + done.items_failed
+    of = f" of {done.items_total:,}" if done.total_known else ""
+    return f"{label}: {finished:,}{of}, {safe_text(job.waiting) or _rate_text(done)}"
+
+
 def _follow(job: Job, label: str) -> None:
     with progress_bar() as bar:
-        task = bar.add_task(label, total=None, rate="") if bar is not None else None
+        if bar is None:
+            log_progress(job, lambda: _log_line(job, label))
+            return
+        task = bar.add_task(label, total=None, rate="")
         while not job.wait(POLL_S):
-            if bar is None or task is None:
-                continue
             done = job.progress()
             bar.update(
                 task,

@@ -16,6 +16,7 @@ from ossconsole.cli.follow import (
     emit,
     exit_code,
     finish,
+    log_progress,
     progress_bar,
     report_failures,
     time_left,
@@ -166,11 +167,11 @@ def _upload(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> i
     with cancelling_on_signals(job) as signalled, ControlServer(CommandWork(opened.profile, own_upload=job)):
         job.start()
         (_follow_json if as_json else _follow)(job)
-    summary = job.result()
-    if as_json:
-        _print_json_summary(summary)
-    else:
-        _print_summary(summary)
+    summary = job.summary()
+    if job.error is None or summary.uploaded or summary.skipped or summary.failed:
+        (_print_json_summary if as_json else _print_summary)(summary, stopped=job.error is not None)
+    if job.error is not None:
+        raise job.error
     return exit_code(signalled, cancelled=summary.cancelled, failed=summary.failed > 0)
 
 
@@ -218,7 +219,7 @@ def _follow_json(job: UploadJob) -> None:
         emit("progress", **progress)
 
 
-def _print_json_summary(summary: UploadSummary) -> None:
+def _print_json_summary(summary: UploadSummary, *, stopped: bool) -> None:
     print_unused(summary.unused, as_json=True)
     print_cautions(summary.cautions, as_json=True)
     for note in summary.ignored_files:
@@ -228,7 +229,7 @@ def _print_json_summary(summary: UploadSummary) -> None:
     for key in summary.removed:
         emit("removed", key=key, deleted=summary.pruned)
     details = ("unchanged", "ignored", "removed_count", "retries", "unknown", "cancelled", "manifest")
-    emit("details", **{name: getattr(summary, name) for name in details})
+    emit("details", stopped=stopped, **{name: getattr(summary, name) for name in details})
     _print_last_line(summary.uploaded, summary.skipped, summary.failed, summary.bytes, summary.seconds)
 
 
@@ -250,8 +251,14 @@ def _follow(job: UploadJob) -> None:
     with progress_bar() as bar:
         if bar is not None:
             _draw(job, bar)
-        while not job.wait(POLL_S):  # short waits: Python handles a signal only between them
-            pass
+        else:
+            log_progress(job, lambda: _log_line(job.progress()))
+
+
+def _log_line(progress: UploadProgress) -> str:
+    of = f" of {progress.total:,}" if progress.total_known else ""
+    failed = f", {progress.failed:,} failed" if progress.failed else ""
+    return f"{progress.phase}: {progress.done:,}{of} files{failed}, {_rate_text(progress)}"
 
 
 def _draw(job: UploadJob, bar: Progress) -> None:
@@ -279,6 +286,8 @@ def _rate_text(progress: UploadProgress) -> str:
         counted(f"{progress.samples_per_s:.0f}", "sample/s", "samples/s"),
         f"{progress.bytes_per_s / 1e6:.1f} MB/s",
     ]
+    if progress.checks:
+        parts.insert(0, f"{progress.files_per_s:.0f} checked/s")
     if progress.eta_s is not None:
         parts.append(time_left(progress.eta_s))
     if progress.bottleneck:
@@ -291,8 +300,9 @@ def _note_text(note: Failure) -> str:
     return f"{safe_text(note.path)}: {safe_text(note.reason)}{request}"
 
 
-def _print_summary(summary: UploadSummary) -> None:
-    state = "Cancelled" if summary.cancelled else "Done"
+def _print_summary(summary: UploadSummary, *, stopped: bool) -> None:
+    """`stopped` says that an error ended the upload, which is printed after this."""
+    state = "Stopped" if stopped else "Cancelled" if summary.cancelled else "Done"
     say(
         f"{state}: {summary.uploaded} uploaded, {summary.skipped} skipped "
         f"({summary.unchanged} unchanged, {summary.ignored} not used), {summary.failed} failed; "
@@ -308,6 +318,8 @@ def _print_summary(summary: UploadSummary) -> None:
         say(f"Objects below the prefix that are not part of the dataset: {summary.unknown}")
     if summary.manifest:
         say(f"Manifest: {summary.manifest}")
+    if stopped and summary.uploaded:
+        say("Run the same command again to resume: what was uploaded is not sent again.")
 
 
 def _print_notes(title: str, notes: tuple[Failure, ...], count: int) -> None:
@@ -357,6 +369,21 @@ def _classes(plan: UploadPlan) -> str:
     return classes if plan.used_classes == len(plan.classes) else f"{plan.used_classes} of {classes}"
 
 
+def _size(size: float) -> str:
+    if not size:
+        return "0 B"
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+
+
+def _cost(cny: float) -> str:
+    return f"about CNY {cny:.2f}" if cny >= 0.01 or not cny else "less than CNY 0.01"
+
+
+def _about(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return "less than 1 s" if seconds < 1 else f"about {minutes}:{rest:02} min" if minutes else f"about {rest} s"
+
+
 def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
     from ossconsole.dataset.manifest import VAL
 
@@ -366,10 +393,10 @@ def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
     if plan.samples and VAL not in plan.samples:
         say("No validation images: a run holds out a share of each class, or add --val-split 0.1 here.")
     say(
-        f"To upload: {counted(plan.to_send, 'sample')}, {plan.bytes_to_send / 1e6:.1f} MB"
+        f"To upload: {counted(plan.to_send, 'sample')}, {_size(plan.bytes_to_send)}"
         + (" (estimated)" if plan.bytes_estimated else "")
         + f" as {settings.stored_as}"
-        + (f", about {plan.prepare_s:.0f} s of preparation (estimated)." if plan.prepare_s is not None else ".")
+        + (f", {_about(plan.prepare_s)} of preparation (estimated)." if plan.prepare_s is not None else ".")
     )
     if settings.bandwidth and plan.bytes_to_send:
         seconds = plan.bytes_to_send / settings.bandwidth
@@ -378,10 +405,7 @@ def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
     if plan.removed:
         fate = "will be deleted" if settings.prune else "stay in the dataset (--prune deletes them)"
         say(f"In the dataset and not in SRC: {counted(plan.removed, 'sample')}; they {fate}.")
-    say(
-        f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about CNY {plan.cny_per_month:.2f} per month "
-        "(estimated, Standard LRS)."
-    )
+    say(f"Stored: {_size(plan.stored_bytes)}, {_cost(plan.cny_per_month)} per month (estimated, Standard LRS).")
     print_unused(plan.unused, as_json=False)
     print_cautions(plan.cautions, as_json=False)
     _print_notes("Rejected", plan.notes, plan.lost)

@@ -35,6 +35,7 @@ NO_CLASS_INDEX = "none"
 
 MAX_LABEL_FILE_BYTES = 64 << 20
 
+_VAL_STEM = "ILSVRC2012_val_"
 _HEADERS = {"imageid", "image", "file", "file_name", "filename", "path"}
 
 ReadFile = Callable[[str], bytes | None]
@@ -141,16 +142,23 @@ def find_label_file(folder: Path, name: str) -> bytes | None:
 
 
 def parse_val_labels(data: bytes, where: str) -> dict[str, str]:
-    """Image file name without extension to class, from the tutorial's JSON or a CSV. Raises ConsoleError.
+    """Image file name without extension to class, from the tutorial's JSON, a CSV or a list. Raises ConsoleError.
 
-    The CSV has the image's name and its label; of a label with spaces (Kaggle's) the first word is the class.
+    The CSV has the image's name and its label; of a label with spaces (Kaggle's) the first word is the class. The list
+    has both in a line, with spaces between; where all labels are numbers of ImageNet's classes, these are their names.
     """
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
         if data.lstrip()[:1] in {b"{", b"["}:
             labels: dict[str, str] = decode_json(data, dict[str, str])
         else:
-            rows = [row for row in csv.reader(io.StringIO(data.decode())) if row]
+            rows = [row if len(row) > 1 else row[0].split() for row in csv.reader(io.StringIO(data.decode())) if row]
+            if rows and all(len(row) == 1 and row[0].isdecimal() for row in rows):
+                raise ConsoleError(
+                    f"{where} has numbers without names of images, as the ground truth of ImageNet's devkit: its "
+                    "numbers are those of the devkit's meta.mat.",
+                    remedy=f"Use {KAGGLE_LABELS_NAME}, or a CSV of name and class.",
+                )
             labels = {row[0].strip(): row[1].split()[0] for row in rows if row[0].strip().lower() not in _HEADERS}
     except (msgspec.DecodeError, UnicodeDecodeError, csv.Error, IndexError) as error:
         reason = "a line has no label" if isinstance(error, IndexError) else error
@@ -158,7 +166,15 @@ def parse_val_labels(data: bytes, where: str) -> dict[str, str]:
             f"{where} is not a file of validation labels: {reason}.",
             remedy='It is JSON like {"name.JPEG": "class"}, or a CSV of name and class.',
         ) from error
-    return {stem(name): class_name for name, class_name in labels.items()}
+    return _named({stem(name): class_name for name, class_name in labels.items()})
+
+
+def _named(labels: dict[str, str]) -> dict[str, str]:
+    """The labels with the classes' names where they are ImageNet's numbers of ImageNet's validation images."""
+    numbers = {str(number): name for number, name in enumerate(imagenet_classes())}
+    if all(name.startswith(_VAL_STEM) and label in numbers for name, label in labels.items()):
+        return {name: numbers[label] for name, label in labels.items()}
+    return labels
 
 
 def parse_class_index(data: bytes, where: str) -> tuple[str, ...]:

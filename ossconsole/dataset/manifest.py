@@ -45,9 +45,13 @@ class Unused(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """Like `2 files (a named pipe): a, b`. The names come unescaped from the source."""
-        plural = f"{self.kind}es" if self.kind.endswith("s") else f"{self.kind}s"
-        kind = self.kind if self.count == 1 else plural
-        return f"{self.count:,} {kind} ({self.reason}): {first_names(self.names, self.count)}"
+        return f"{self.count:,} {self.kinds} ({self.reason}): {first_names(self.names, self.count)}"
+
+    @property
+    def kinds(self) -> str:
+        """The kind, in the plural unless there is one."""
+        plural = f"{self.kind}es" if self.kind.endswith(("s", "x")) else f"{self.kind}s"
+        return self.kind if self.count == 1 else plural
 
 
 class UnusedCounter:

@@ -100,6 +100,10 @@ class UploadHandle(WorkHandle, Protocol):
     def source(self) -> str:
         """The folder, archive or table that is uploaded."""
 
+    @property
+    def target(self) -> str:
+        """The URI of the dataset; "" where it is not known."""
+
     def progress(self) -> UploadProgress:
         """The counts and rates at this moment."""
 

@@ -350,7 +350,11 @@ CASES: dict[str, Case] = {
         "",
         {},
         0,
-        ("has no folder of images", "It holds data/. Parquet files are not read.", "Write the images in them as files"),
+        (
+            "has no folder of images",
+            "It holds data/. Images in train-00000-of-00001.parquet are not read.",
+            "Write the images in them as files",
+        ),
         code=1,
     ),
 }

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from ossconsole.cli.follow import log_progress
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import read_manifest
+from ossconsole.dataset.upload.plan import create_upload
 from ossconsole.dataset.upload.prepare import PreprocessConfig
+from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from tests.cli.uploading import Uploader, finish
 from tests.dataset.conftest import make_pictures
 from tests.dataset.uploads import bucket, settings_for, wanted
@@ -77,7 +80,8 @@ def test_a_dry_run_sends_nothing(uploader: Uploader, source: Path) -> None:
     assert uploader.objects() == 0
     shown = uploader.run(str(source), "--dry-run", "--bandwidth=0.0001").out
     assert "8 files: 6 train, 2 val in 2 classes" in shown
-    assert "MB (estimated) as image-jpeg at 16 px" in shown
+    assert "kB (estimated) as image-jpeg at 16 px" in shown
+    assert "less than CNY 0.01" in shown
     assert "s at the limit of 0.0001 MB/s" in shown
 
 
@@ -132,6 +136,47 @@ def test_a_wrong_secret_is_reported_and_not_shown(uploader: Uploader, source: Pa
     assert "SignatureDoesNotMatch" in done.err
     assert done.summary["event"] == "error"
     assert "s3cr3t-sentinel" not in done.out + done.err
+
+
+def test_what_an_upload_did_before_an_error_is_told(uploader: Uploader, source: Path) -> None:
+    (source / "train/ants/broken.jpg").write_bytes(b"no")
+    prefix = uploader.profile.dataset_prefix
+    refused = Rule(action=Error(code="InvalidAccessKeyId"), method="PUT", key=f"{prefix}/manifest.json")
+    with uploader.sandboxed.faults(FaultPlan(rules=[refused])):
+        done = uploader.run(str(source), "--json")
+        assert done.code == 1
+        details, summary, error = done.lines[-3:]
+        assert (details["event"], details["stopped"]) == ("details", True)
+        assert (summary["uploaded"], summary["failed"], error["event"]) == (8, 1, "error")
+        shown = uploader.run(str(source))
+    assert "Stopped: 0 uploaded, 8 skipped (8 unchanged" in shown.out
+    assert "broken.jpg: not a readable image" in shown.out
+    assert "InvalidAccessKeyId" in shown.err
+
+
+def test_a_log_has_a_line_of_progress_now_and_then(
+    sandboxed_bucket: Sandboxed,
+    uploader: Uploader,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job = create_upload(uploader.profile, sandboxed_bucket.owner, settings_for(source))
+    monkeypatch.setattr("ossconsole.cli.follow.LOG_EVERY_S", 0.0)
+    monkeypatch.setattr("ossconsole.cli.follow.POLL_S", 0.001)
+    job.pause()
+    job.start()
+    wait_until(lambda: bool(job.understood))
+    lines: list[str] = []
+
+    def line() -> str:
+        lines.append("uploading")
+        job.resume()
+        return lines[-1]
+
+    log_progress(job, line)
+    assert lines
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 def test_a_signal_ends_it_and_the_next_run_resumes(uploader: Uploader, tmp_path: Path) -> None:

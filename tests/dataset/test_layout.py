@@ -13,7 +13,7 @@ import pytest
 
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.labels import LabelFiles, find_labels, read_label_file
+from ossconsole.dataset.labels import LabelFiles, find_labels, parse_val_labels, read_label_file
 from ossconsole.dataset.source.files import FolderSource, PlannedSample, SkippedFile, is_image_name, read_location
 from ossconsole.dataset.source.layout import Layout, SourceOptions
 from tests.dataset.conftest import jpeg, make_pictures
@@ -133,6 +133,20 @@ def test_a_malformed_label_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "ILSVRC2012_val_labels.json").write_text(text)
     with pytest.raises(ConsoleError, match="ILSVRC2012_val_labels"):
         Layout(tmp_path / "source")
+
+
+def test_the_lists_of_imagenets_validation_images_are_understood() -> None:
+    image = "ILSVRC2012_val_00000001"
+    for text, label in (
+        (f"{image}.JPEG n01440764\n", "n01440764"),  # names with spaces between
+        (f"{image}.JPEG 1\n", "n01443537"),  # Caffe's numbers, in the order of the names
+        (f"{image}.JPEG,1\n", "n01443537"),
+        (f"{image}.JPEG 1001\n", "1001"),  # not ImageNet's
+    ):
+        assert parse_val_labels(text.encode(), "val.txt") == {image: label}
+    assert parse_val_labels(b"photo.jpg 1\n", "val.txt") == {"photo": "1"}
+    with pytest.raises(ConsoleError, match=r"numbers without names.*meta\.mat"):
+        parse_val_labels(b"490\n361\n", "ground_truth.txt")
 
 
 def test_a_class_index_with_a_hole_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossconsole.dataset.upload.progress import (
+    COMPARED,
     IGNORED,
     PLAN_ENDED,
     PLANNED,
@@ -13,6 +14,7 @@ from ossconsole.dataset.upload.progress import (
     Busy,
     Counts,
     PipelineStage,
+    UploadProgress,
     UploadRates,
     UploadStats,
     sample_failed,
@@ -103,6 +105,27 @@ def test_the_busiest_stage_is_the_bottleneck() -> None:
     assert bottleneck(Busy(read=1, prepare=8, send=2, capped=37)) is PipelineStage.CAP
     assert bottleneck(Busy(read=1, prepare=3, send=2)) is PipelineStage.PLAN
     assert bottleneck(Busy()) is None
+
+
+def test_the_time_left_follows_from_all_work_and_not_only_from_what_is_sent() -> None:
+    now = [0.0]
+    stats = UploadStats(workers=1, clock=lambda: now[0])
+    for _ in range(1000):
+        stats.add(PLANNED)
+    stats.add(PLAN_ENDED)
+    for _ in range(500):
+        stats.add(UNCHANGED)  # by the plan, in no time
+    for second in range(1, 11):  # ten a second: most are in the bucket already, some cannot be read
+        now[0] = float(second)
+        for change in (*[COMPARED] * 8, sample_sent(100), sample_failed()):
+            stats.add(change)
+
+    def found(waiting: str = "") -> UploadProgress:
+        return stats.snapshot(paused=False, parallelism=1, bandwidth=None, error="", waiting=waiting)
+
+    assert (found().samples_per_s, found().files_per_s, found().eta_s) == (1.0, 10.0, 40.0)
+    assert found().checks
+    assert (found().bottleneck, found("OSS is throttling").bottleneck) == (None, PipelineStage.SEND)
 
 
 def test_the_classes_uploaded_last_are_reported_by_name() -> None:

@@ -23,8 +23,15 @@ from hypothesis import strategies as st
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import SHARDS_NAME, ManifestError
-from ossconsole.dataset.shards.build import Built, ShardBuilder, ShardPlan, ShardUploadState
-from ossconsole.dataset.shards.index import BLOCK, ShardSample, encode_index, member_header, padding
+from ossconsole.dataset.shards.build import (
+    Built,
+    ShardBuilder,
+    ShardPlan,
+    ShardUploadState,
+    append_resume_log,
+    read_resume_log,
+)
+from ossconsole.dataset.shards.index import BLOCK, PackedShard, ShardSample, encode_index, member_header, padding
 from ossconsole.dataset.shards.upload import ShardUpload
 from ossconsole.dataset.upload.job import PrefixTakenError, UploadSettings
 from ossconsole.dataset.upload.journal import JournalError, journal_path
@@ -54,6 +61,21 @@ def run_connector(sandboxed: Sandboxed, profile: Profile, folder: Path, **task: 
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_line_of_the_resume_log_that_a_kill_cut_spoils_no_other(tmp_path: Path) -> None:
+    def shard(number: int) -> PackedShard:
+        name, samples = f"train/shard-{number:05}", msgspec.Raw(b"[]")
+        fields = {"split": "train", "tar": f"{name}.tar", "index": f"{name}.idx", "bytes": 1, "samples": samples}
+        return PackedShard(**fields, digest="d", etag="e", crc64="1", index_etag="f", index_crc64="2")  # type: ignore[arg-type]
+
+    path = tmp_path / "sent.jsonl"
+    for number in range(2):
+        append_resume_log(path, shard(number))
+    with path.open("r+b") as log:
+        log.truncate(path.stat().st_size - 10)
+    append_resume_log(path, shard(2))
+    assert [found.tar for found in read_resume_log(path)] == ["train/shard-00000.tar", "train/shard-00002.tar"]
 
 
 @hypothesis.settings(max_examples=40)

@@ -156,6 +156,37 @@ def test_objects_that_no_upload_wrote_are_never_replaced(
     assert (again.uploaded, again.unchanged) == (1, 7)
 
 
+def test_a_sample_that_gets_another_split_or_label_is_listed_there_alone(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
+) -> None:
+    make_pictures(tmp_path, train=4, val=0)
+    table = tmp_path / "table.csv"
+
+    def manifest_after(text: str, **changes: object) -> dict[str, list[str]]:
+        table.write_text(text)
+        before = plan_upload(profile, sandboxed_bucket.owner, settings_for(table, **changes)).samples  # type: ignore[arg-type]
+        summary = upload(profile, sandboxed_bucket.owner, settings_for(table, **changes))  # type: ignore[arg-type]
+        assert (summary.failed, summary.removed_count if not summary.pruned else 0) == (0, 0)
+        found = read_manifest(store, profile.dataset_prefix)
+        assert {split: len(samples) for split, samples in found.splits.items()} == before
+        return {
+            split: [f"{found.classes[sample.label]} {sample.key}" for sample in samples]
+            for split, samples in found.splits.items()
+        }
+
+    first = "train/ants/0.jpg,a\ntrain/ants/2.jpg,a\n"
+    key = "train/ants/2.u8"
+    assert manifest_after(first)["train"][1] == f"a train/a/{key}"
+    moved = manifest_after(first.replace("2.jpg,a", "2.jpg,b,val"))
+    assert moved == {"train": ["a train/a/train/ants/0.u8"], "val": [f"b val/b/{key}"]}
+    assert len(bucket(store, profile.dataset_prefix)) == 3
+    pruned = manifest_after(first.replace("2.jpg,a", "2.jpg,b,val"), prune=True)
+    assert pruned == moved
+    check_manifest_is_the_bucket(store, profile.dataset_prefix)
+    assert manifest_after(first)["train"][1] == f"a train/a/{key}"
+    assert set(manifest_after(first, val_split=0.5)) == {"train", "val"}
+
+
 def test_more_removed_files_than_are_named_are_counted(
     sandboxed_bucket: Sandboxed, profile: Profile, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

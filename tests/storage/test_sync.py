@@ -120,6 +120,25 @@ def test_what_is_not_a_file_and_what_a_download_left_is_not_compared(
     assert compared(store, tmp_path / "missing", prefix, Direction.DOWNLOAD).entries == ()
 
 
+@pytest.mark.parametrize("target", ["nowhere", "elsewhere"])
+def test_what_is_behind_a_link_to_a_folder_is_not_left_over(
+    store: ObjectStore, prefix: str, tmp_path: Path, target: str
+) -> None:
+    """It may be a disk that is not mounted: nothing says that its files were deleted."""
+    (tmp_path / "elsewhere").mkdir()
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    for link in ("ants", "deep/bees"):
+        (folder / link).symlink_to(tmp_path / target)
+    for key in ("ants/1.jpg", "ants/more/2.jpg", "deep/bees/3.jpg", "antsy/4.jpg", "deep/5.jpg"):
+        store.put(prefix + key, b"x")
+    plan = compared(store, folder, prefix, Direction.UPLOAD)
+    assert differences(plan) == {"antsy/4.jpg": EXTRA, "deep/5.jpg": EXTRA}
+    assert plan.others == 2
+    down = differences(compared(store, folder, prefix, Direction.DOWNLOAD))
+    assert len(down) == 5
+
+
 def test_a_folder_that_cannot_be_read_gives_no_plan(
     store: ObjectStore, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,10 @@ class FakeUpload:
     def source(self) -> str:
         return str(self.settings.source)
 
+    @property
+    def target(self) -> str:
+        return "oss://127/dataset/sample"
+
     def progress(self) -> UploadProgress:
         return self.shown
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 from textual.widgets import Input, Select
 
 from ossconsole.config.errors import ConsoleError
@@ -24,8 +26,9 @@ from ossconsole.tui.console import Ready, Starting
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import PromptScreen
 from ossconsole.tui.kit.glyphs import BRAILLE
-from ossconsole.tui.upload.panels import PanelArea, SampleStrip, Throughput, form_lines
-from ossconsole.tui.upload.screen import SourcePicker
+from ossconsole.tui.upload.panels import PanelArea, Throughput, form_lines
+from ossconsole.tui.upload.picker import SourcePicker
+from ossconsole.tui.upload.pictures import SampleStrip, _pixels
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import SIMULATED, START, FakeServices, FakeUpload, upload_progress
 from tests.tui.screens import settle, shown
@@ -359,6 +362,71 @@ async def test_the_end_lists_failures_and_retries_them_as_one_action(make_app: A
         await pilot.press("r")
         await settle(pilot)
     assert services.uploads == [UploadSettings(source=Path("/data/pictures"))]
+
+
+async def test_every_file_with_a_problem_is_a_key_away(make_app: AppMaker) -> None:
+    """At 80x24 the plan and the result name the first ones only."""
+    names = tuple(f"train/ants/{'long-' * 12}{number}.jpg" for number in range(30))
+    summary = msgspec.structs.replace(
+        SUMMARY,
+        failures=tuple(Failure(name, "its data are damaged: a part of the image is missing") for name in names),
+        failed=1200,
+        cautions=(Unused("class", 1, "alike but for case", ("Ants and ants",)),),
+    )
+    upload = FakeUpload(upload_progress(phase=Phase.DONE, failed=1200), ended=summary, alive=False)
+    app = make_app(FakeServices(upload=upload), "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert "f all files with problems" in shown(app)
+        assert "alike but for case" in shown(app)
+        await pilot.press("f")
+        await settle(pilot)
+        lines = app.screen._painter(70, 20)  # type: ignore[attr-defined]
+        text = "".join(line.text.strip() for line in lines).replace(" ", "")
+        assert all(name in text for name in names)
+        assert "and1,170more" in text
+        assert "Antsandants" in text
+        await pilot.press("f")
+        await settle(pilot)
+        assert "Files with problems" not in shown(app)
+
+
+async def test_where_an_upload_goes_is_on_the_screen(make_app: AppMaker) -> None:
+    """It may be one of another process, or to another prefix than the profile's."""
+    for services in (running(), FakeServices(upload=FakeUpload(upload_progress(), is_remote=True))):
+        async with (app := make_app(services, "upload")).run_test(size=(80, 24)) as pilot:
+            await settle(pilot)
+            assert "target        oss://127/dataset/sample" in shown(app)
+    beside = FakeServices(plan=msgspec.structs.replace(PLAN, removed=12_345))
+    async with (app := make_app(beside, "upload")).run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/data/pictures"
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        assert "12,345 samples of the dataset, which stay in it" in shown(app)
+
+
+@pytest.mark.parametrize("side", [1000, 1001])
+def test_a_large_original_that_is_no_jpeg_is_not_decoded_between_two_keys(side: int) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (1000, side)).save(stream, "PNG")
+    picture = SamplePreview("train/a.png", side, 1000, stream.getvalue())
+    assert (_pixels(picture, SampleFormat.IMAGE_JPEG, 24, 12) is not None) is (side == 1000)
+
+
+async def test_a_throttled_upload_says_so_in_full_beside_the_sample(make_app: AppMaker) -> None:
+    waiting = "OSS is throttling while writing oss://127/dataset/sample/train/ants/0013035.jpg; retry in 6 s"
+    app = make_app(FakeServices(upload=FakeUpload(upload_progress(waiting=waiting))), "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert "retry in 6 s" in shown(app)
+
+
+async def test_what_is_checked_without_being_sent_has_its_rate(make_app: AppMaker) -> None:
+    upload = FakeUpload(upload_progress(samples_per_s=0.0, files_per_s=512.0))
+    async with (app := make_app(FakeServices(upload=upload), "upload")).run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert "512 checked" in shown(app)
 
 
 async def test_a_result_with_failures_is_marked_as_such(make_app: AppMaker) -> None:

@@ -124,7 +124,7 @@ class ExistingShards:
         self.list = read_packed_list(store, prefix)
         usable = self.list is not None and self.list.recipe == config.digest
         self._shards = {shard.tar: shard for shard in (self.list.shards if self.list and usable else ())}
-        self._shards |= {shard.tar: shard for shard in _read_resume_log(resume_log)}
+        self._shards |= {shard.tar: shard for shard in read_resume_log(resume_log)}
 
     def find(self, shard_plan: ShardPlan) -> PackedShard | None:
         """The shard of `shard_plan` where the bucket has it whole, else None. Raises StorageError."""
@@ -167,7 +167,14 @@ def is_whole(shard: PackedShard, objects: dict[str, ObjectSummary], read_crc64: 
     )
 
 
-def _read_resume_log(path: Path) -> list[PackedShard]:
+def append_resume_log(path: Path, shard: PackedShard) -> None:
+    """Adds a line for a shard that was sent; a line before it that a kill has cut does not join it. Raises OSError."""
+    with path.open("ab") as resume_log:
+        resume_log.write(b"\n" + msgspec.json.encode(shard) + b"\n")
+
+
+def read_resume_log(path: Path) -> list[PackedShard]:
+    """The shards of the lines that are whole. Raises SettingsError."""
     lines = (read_private(path) or b"").split(b"\n")
     return [shard for line in lines if (shard := _read_line(line)) is not None]
 

@@ -26,6 +26,7 @@ from ossconsole.dataset.shards.build import (
     ShardPlan,
     ShardPlanner,
     ShardUploadState,
+    append_resume_log,
     is_shard_name,
     is_whole,
     list_objects,
@@ -35,7 +36,7 @@ from ossconsole.dataset.source.layout import Layout
 from ossconsole.dataset.upload.job import PrefixTakenError, UploadJob, UploadSettings, check_prefix
 from ossconsole.dataset.upload.journal import JournalError, JournalLock, PlanAction, journal_path
 from ossconsole.dataset.upload.pipeline import LAST_ANSWERS_S, MAX_DENIED
-from ossconsole.dataset.upload.progress import Counts, Phase
+from ossconsole.dataset.upload.progress import REJECTED, Counts, Phase
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Failure
@@ -126,7 +127,7 @@ class ShardUpload(UploadJob):
             if (action := planner.add(item, suffix)) is PlanAction.SEND:
                 classes.add(item.class_name)
             else:
-                self.record_failure(Failure(item.path, action.reason))
+                self.record_failure(Failure(item.path, action.reason), REJECTED)
         return layout.label_order(classes)
 
     # Sending
@@ -183,7 +184,7 @@ class ShardUpload(UploadJob):
             return False
         for row, error in errors:
             self.record_failure(Failure(row.path, error))
-        self.stats.add(Counts(unchanged=len(samples)))
+        self.stats.add(Counts(unchanged=len(samples), by_plan=len(samples)))
         for row in shard_plan.rows:
             if row.key in there:
                 self.stats.count_class(row.class_name)
@@ -232,8 +233,8 @@ class ShardUpload(UploadJob):
             index_crc64=str(index.crc64 or ""),
             samples=self._labelled(shard_plan.rows, built.members),
         )
-        with self._log_lock, (self._folder / _RESUME_LOG).open("ab") as resume_log:
-            resume_log.write(msgspec.json.encode(shard) + b"\n")
+        with self._log_lock:
+            append_resume_log(self._folder / _RESUME_LOG, shard)
         state.close()
         self._states.discard(state)
         built.path.unlink(missing_ok=True)

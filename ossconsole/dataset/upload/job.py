@@ -36,6 +36,7 @@ from ossconsole.dataset.upload.progress import (
     IGNORED,
     PLAN_ENDED,
     PLANNED,
+    REJECTED,
     Counts,
     Phase,
     SamplePreview,
@@ -188,6 +189,11 @@ class UploadJob(BackgroundJob):
         """The path of the source."""
         return str(self.settings.source)
 
+    @property
+    def target(self) -> str:
+        """The URI of the dataset."""
+        return f"oss://{self.profile.bucket}/{self.prefix}"
+
     @functools.cached_property
     def store(self) -> ObjectStore:
         """For any number of threads. `cancel` ends the waits before its retries."""
@@ -294,7 +300,7 @@ class UploadJob(BackgroundJob):
         """Records a file that becomes no sample."""
         note = Failure(item.path, item.reason)
         if item.lost:
-            self.record_failure(note)
+            self.record_failure(note, REJECTED)
             return
         if len(self._ignored) < KEPT_FAILURES:
             self._ignored.append(note)

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 _COMMIT_EVERY_S = 0.1
 _PAGE = 1000
 _IMPORTED = "\x00"  # begins the path of a sample whose file this journal has never seen
+_MOVED = "\x01"  # begins the path of a sample whose file has another split or label by now: it is in no manifest
+_LISTED = "sent > 0 AND path NOT GLOB char(1) || '*'"  # without what has moved
+_HAS_MOVED = "sent > 0 AND path GLOB char(1) || '*'"
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS samples (
@@ -209,7 +212,7 @@ class Journal:
         self._errors = _DatabaseErrors(path)
         self._committed = time.monotonic()
         self._beside_others = 0
-        self._listed = "sent > 0"
+        self._listed = _LISTED
         with self._errors:
             self._prefix_lock = JournalLock(path)
             try:
@@ -263,8 +266,11 @@ class Journal:
         key, size, mtime_ns, recipe, crc64, sent, class_name, seen = row
         if seen == self._run:
             return PlanDecision(PlanAction.REPEATED)
-        if recipe != self._recipe and key not in keys:  # an unfinished upload in another format planned it
-            self._write("DELETE FROM samples WHERE path = ?", sample.path)
+        if key not in keys:
+            if recipe != self._recipe or not sent:  # an unfinished upload in another format planned it
+                self._write("DELETE FROM samples WHERE path = ?", sample.path)
+            else:
+                self._write("UPDATE samples SET path = ? WHERE path = ?", _MOVED + key, sample.path)
             return self._reserve(sample, keys)
         same = sent and recipe == self._recipe and class_name == sample.class_name
         self._write(
@@ -288,7 +294,7 @@ class Journal:
             if owner is None:
                 self._insert(sample, key)
                 return PlanDecision(PlanAction.SEND, key, doubtful=self.beside_others)
-            if owner[0].startswith(_IMPORTED):
+            if owner[0].startswith((_IMPORTED, _MOVED)):
                 self._write(
                     "UPDATE samples SET path = ?, class = ?, seen = ? WHERE key = ?",
                     *(sample.path, sample.class_name, self._run, key),
@@ -411,12 +417,17 @@ class Journal:
 
     def removed(self) -> Iterator[str]:
         """Keys in the bucket whose files this run did not find in the source."""
-        for (key,) in self._pages("key", f"sent > 0 AND seen < {self._run}"):
+        for (key,) in self._pages("key", f"{_LISTED} AND seen < {self._run}"):
+            yield key
+
+    def moved(self) -> Iterator[str]:
+        """Keys in the bucket whose files have another key by now, as their split or label is another one."""
+        for (key,) in self._pages("key", _HAS_MOVED):
             yield key
 
     def leave_out_removed(self) -> None:
         """From now on `samples`, `classes` and `has_samples` are without those that `removed` returns."""
-        self._listed = f"sent > 0 AND seen = {self._run}"
+        self._listed = f"{_LISTED} AND seen = {self._run}"
 
     def forget(self, keys: Iterable[str]) -> None:
         """The objects were deleted."""

@@ -15,7 +15,7 @@ from ossconsole.dataset.manifest import object_key
 from ossconsole.dataset.source.files import PlannedSample
 from ossconsole.dataset.upload.job import PrefixTakenError, UploadJob
 from ossconsole.dataset.upload.journal import Journal, SentSample
-from ossconsole.dataset.upload.progress import UNCHANGED, Counts, SamplePreview, sample_failed, sample_sent
+from ossconsole.dataset.upload.progress import COMPARED, Counts, SamplePreview, sample_failed, sample_sent
 from ossconsole.dataset.upload.worker import Done, InlineWorker, PrepareProcesses, Task, Worker
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Failure
@@ -176,7 +176,7 @@ class Pipeline:
         if item.crc64 == str(crc64):
             sample, done = item.sample, ready.done
             self._journal.mark_unchanged(sample.path, sample.size, sample.mtime_ns, done.height, done.width)
-            self._present(item, UNCHANGED)
+            self._present(item, COMPARED)
             return
         if item.doubtful:
             try:
@@ -186,7 +186,7 @@ class Pipeline:
                 return
             if existing is not None and (existing.size, existing.crc64) == (len(payload), crc64):
                 self._journal.mark_sent(_sent(ready, crc64, existing.etag))
-                self._present(item, UNCHANGED)
+                self._present(item, COMPARED)
                 return
             if existing is not None and not self._may_replace(item.key):
                 raise _taken(self._job, item.key)

@@ -9,7 +9,7 @@ import operator
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -31,6 +31,13 @@ class Counts(msgspec.Struct, frozen=True, gc=False):
     missing: int = 0
     """Not found by the verification, and not sent again yet."""
     bytes: int = 0
+    by_plan: int = 0
+    """Finished by the plan alone: unused, rejected, or known to be unchanged."""
+
+    @property
+    def worked(self) -> int:
+        """Files that were finished by work: sent, found to be unchanged once prepared, or failed."""
+        return self.done - self.by_plan
 
     @property
     def done(self) -> int:
@@ -47,7 +54,11 @@ class Counts(msgspec.Struct, frozen=True, gc=False):
 
 
 PLANNED, PLAN_ENDED = Counts(planned=1), Counts(plan_ended=1)
-UNCHANGED, IGNORED = Counts(unchanged=1), Counts(ignored=1)
+UNCHANGED, IGNORED, REJECTED = Counts(unchanged=1, by_plan=1), Counts(ignored=1, by_plan=1), Counts(failed=1, by_plan=1)
+"""The changes by the plan of a file."""
+
+COMPARED = Counts(unchanged=1)
+"""The change when a sample that was prepared is in the bucket already."""
 
 
 def sample_sent(size: int, *, resent: bool = False) -> Counts:
@@ -88,9 +99,10 @@ class Busy(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """Rates over the last 10 s."""
+    """Rates over the last 10 s; `files_per_s` of all files that were finished by work."""
 
     samples_per_s: float
+    files_per_s: float
     bytes_per_s: float
     bottleneck: PipelineStage | None
 
@@ -99,21 +111,22 @@ class UploadRates:
     """Rates over the last seconds, from marks set while the work continues."""
 
     def __init__(self, now: float) -> None:
-        self._window = RateWindow(now, 0, 0, 0, 0, 0, 0)
+        self._window = RateWindow(now, 0, 0, 0, 0, 0, 0, 0)
 
     def mark(self, now: float, counts: Counts, busy: Busy) -> None:
         """Remembers the state of the work; may be called at any rate."""
-        self._window.mark(now, counts.uploaded, counts.bytes, *msgspec.structs.astuple(busy))
+        self._window.mark(now, counts.uploaded, counts.worked, counts.bytes, *msgspec.structs.astuple(busy))
 
     def rates(self, now: float, counts: Counts, busy: Busy, *, workers: int, senders: int) -> Rates:
         """The rates now, with `workers` preparation processes and `senders` threads at work."""
-        elapsed, (samples, size, *seconds) = self._window.changes(
-            now, counts.uploaded, counts.bytes, *msgspec.structs.astuple(busy)
+        elapsed, (samples, files, size, *seconds) = self._window.changes(
+            now, counts.uploaded, counts.worked, counts.bytes, *msgspec.structs.astuple(busy)
         )
         if elapsed <= 0:
-            return Rates(0.0, 0.0, None)
+            return Rates(0.0, 0.0, 0.0, None)
+        stage = _bottleneck(Busy(*seconds), elapsed, workers, senders)
         # A missing sample lowers the count of those sent, which is not a negative rate.
-        return Rates(max(0, samples) / elapsed, size / elapsed, _bottleneck(Busy(*seconds), elapsed, workers, senders))
+        return Rates(max(0, samples) / elapsed, max(0, files) / elapsed, size / elapsed, stage)
 
 
 def _bottleneck(busy: Busy, elapsed: float, workers: int, senders: int) -> PipelineStage | None:
@@ -132,6 +145,7 @@ def _bottleneck(busy: Busy, elapsed: float, workers: int, senders: int) -> Pipel
 
 _RECENT = 8
 _CLASSES = 24
+_MUCH = 1.2
 
 
 class Phase(str, enum.Enum):
@@ -158,7 +172,9 @@ class UploadProgress(msgspec.Struct, frozen=True, kw_only=True):
     """An upload at one moment. Counts are of files; `done` of `total`, which still grows until `total_known`.
 
     `skipped` are unchanged samples and files that are not images. Rates are over the last 10 s (over the whole upload
-    once it has ended); `eta_s` is None while it is unknown. `workers` has the key that each process prepares.
+    once it has ended): `samples_per_s` of samples sent, `files_per_s` also of those that were prepared and found to be
+    unchanged or damaged. `eta_s` follows from the latter; it is None while it is unknown. `workers` has the key that
+    each process prepares.
     `waiting` says which request waits to be sent again, and why; "" while none does. `classes` has the samples that
     are in the bucket by class, of the _CLASSES that were uploaded last, by name; `class_count` is the number of all.
     """
@@ -188,6 +204,12 @@ class UploadProgress(msgspec.Struct, frozen=True, kw_only=True):
     waiting: str = ""
     classes: tuple[tuple[str, int], ...] = ()
     class_count: int = 0
+    files_per_s: float = 0.0
+
+    @property
+    def checks(self) -> bool:
+        """Whether much of the work finds out that nothing is to be sent."""
+        return self.files_per_s > _MUCH * self.samples_per_s
 
 
 class SamplePreview(msgspec.Struct, frozen=True):
@@ -202,7 +224,8 @@ class SamplePreview(msgspec.Struct, frozen=True):
 class UploadStats:
     """Counts, times and the newest failures; safe from any thread. Reading it is cheap."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.phase = Phase.STARTING
         self.preview: SamplePreview | None = None
         self.retries = 0
@@ -214,7 +237,7 @@ class UploadStats:
         self._recent: deque[Failure] = deque(maxlen=_RECENT)
         self._workers = [""] * workers
         self._classes: dict[str, int] = {}  # the one counted last at the end
-        self._began = time.monotonic()
+        self._began = clock()
         self._ended: float | None = None
         self._rates = UploadRates(self._began)
 
@@ -222,7 +245,7 @@ class UploadStats:
         """Changes the counts."""
         with self._lock:
             self.counts += change
-            self._rates.mark(time.monotonic(), self.counts, self._busy)
+            self._rates.mark(self._clock(), self.counts, self._busy)
 
     def count_class(self, name: str) -> None:
         """One more sample of the class is in the bucket."""
@@ -268,24 +291,26 @@ class UploadStats:
         """Stops the clock."""
         with self._lock:
             self.phase = phase
-            self._ended = time.monotonic()
+            self._ended = self._clock()
 
     @property
     def seconds(self) -> float:
         """Since the start, until the end."""
-        return (self._ended or time.monotonic()) - self._began
+        return (self._ended or self._clock()) - self._began
 
     def snapshot(
         self, *, paused: bool, parallelism: int, bandwidth: float | None, error: str, waiting: str
     ) -> UploadProgress:
         """The figures of this moment."""
         with self._lock:
-            now = self._ended or time.monotonic()
+            now = self._ended or self._clock()
             counts, seconds = self.counts, now - self._began
             rates = self._rates.rates(now, counts, self._busy, workers=len(self._workers), senders=parallelism)
-            per_s, bytes_per_s = rates.samples_per_s, rates.bytes_per_s
+            per_s, files_per_s, bytes_per_s = rates.samples_per_s, rates.files_per_s, rates.bytes_per_s
             if self._ended is not None and seconds > 0:
-                per_s, bytes_per_s = counts.uploaded / seconds, counts.bytes / seconds
+                per_s, files_per_s, bytes_per_s = (n / seconds for n in (counts.uploaded, counts.worked, counts.bytes))
+            # Requests that wait add nothing to the busy times before they end.
+            bottleneck = PipelineStage.SEND if waiting else rates.bottleneck
             known = self._total_known or bool(counts.plan_ended)
             left = counts.total - counts.done
             return UploadProgress(
@@ -303,8 +328,8 @@ class UploadStats:
                 seconds=seconds,
                 samples_per_s=per_s,
                 bytes_per_s=bytes_per_s,
-                eta_s=left / per_s if known and per_s > 0 and self._ended is None and not paused else None,
-                bottleneck=None if paused or self._ended is not None else rates.bottleneck,
+                eta_s=left / files_per_s if known and files_per_s > 0 and self._ended is None and not paused else None,
+                bottleneck=None if paused or self._ended is not None else bottleneck,
                 workers=tuple(self._workers),
                 sending=self._sending,
                 parallelism=parallelism,
@@ -314,4 +339,5 @@ class UploadStats:
                 waiting=waiting,
                 classes=tuple(sorted(itertools.islice(reversed(self._classes.items()), _CLASSES))),
                 class_count=len(self._classes),
+                files_per_s=files_per_s,
             )

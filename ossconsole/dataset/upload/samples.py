@@ -27,6 +27,7 @@ from ossconsole.dataset.upload.job import PrefixState, UploadJob, check_prefix
 from ossconsole.dataset.upload.journal import ExpectedObject, Journal, PlanAction, journal_path
 from ossconsole.dataset.upload.pipeline import Pipeline, UploadItem
 from ossconsole.dataset.upload.progress import (
+    REJECTED,
     UNCHANGED,
     Counts,
     Phase,
@@ -130,7 +131,7 @@ class SampleUpload(UploadJob):
                 self.stats.add(UNCHANGED)
                 self.stats.count_class(item.class_name)
             else:
-                self.record_failure(Failure(item.path, decision.action.reason))
+                self.record_failure(Failure(item.path, decision.action.reason), REJECTED)
 
     def _verify(self, pipeline: Pipeline, layout: Layout, journal: Journal, existing: _ExistingManifest) -> None:
         """Compares the bucket with the journal, sends missing samples again, and compares again."""
@@ -181,9 +182,12 @@ class SampleUpload(UploadJob):
         journal.drop_unsent()
         if not self.unknown:
             journal.set_beside_others(False)
-        self.removed = list(journal.removed())
+        self.removed, moved = list(journal.removed()), list(journal.moved())
         if self.settings.prune:
+            self.removed += moved
             journal.leave_out_removed()
+        else:
+            self.unknown += len(moved)
         classes = layout.label_order(journal.classes())
         labels = {name: label for label, name in enumerate(classes)}
         fmt = self.settings.format

@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -130,6 +130,7 @@ class SyncComparison(Job):
         self._names = names
         self._differences: dict[tuple[str, Path], SyncDifference] = {}
         self._others = 0
+        self._links: set[str] = set()
 
     def work(self) -> None:
         """Lists both sides, then compares the pairs. A file or folder that cannot be read is a failure."""
@@ -139,6 +140,7 @@ class SyncComparison(Job):
             entries = (
                 SyncEntry(pair.key, pair.path, pair.size, self._differences[pair.key, pair.path], pair.object)
                 for pair in pairs
+                if not (pair.file is None and self._is_behind_link(pair.key))
             )
             ordered = tuple(sorted(entries, key=lambda entry: entry.key))
             self.plan = SyncPlan(self._direction, self._folder, self._prefix, ordered, self._others)
@@ -221,6 +223,14 @@ class SyncComparison(Job):
             yield LocalFile(path.relative_to(self._folder).as_posix(), path, status.st_size)
         else:
             self._others += 1
+            if path.is_symlink():
+                self._links.add(path.relative_to(self._folder).as_posix())
+
+    def _is_behind_link(self, key: str) -> bool:
+        """Whether the object would be a file in a linked folder, which is not followed: it may be there."""
+        path = PurePosixPath(key[len(self._prefix) :])
+        up = self._direction is Direction.UPLOAD
+        return up and any(str(each) in self._links for each in (path, *path.parents))
 
     # One pair
 

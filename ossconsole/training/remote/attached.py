@@ -230,6 +230,11 @@ class AttachedUpload:
         """The path or URI of the source."""
         return self._report.source
 
+    @property
+    def target(self) -> str:
+        """The URI of the dataset; "" where the process does not say it."""
+        return self._report.target
+
     def progress(self) -> UploadProgress:
         """The progress as of the last poll."""
         return self._report.progress

@@ -97,9 +97,10 @@ Command = Union[RunCommand, UploadAction, GetReport]  # noqa: UP007
 
 
 class UploadReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest upload of a process, also after its end."""
+    """The newest upload of a process, also after its end. `target` is the URI of its dataset, "" where not known."""
 
     source: str
+    target: str = ""
     progress: UploadProgress
     summary: UploadSummary
 
@@ -307,7 +308,8 @@ class ControlServer:
 
 
 def _upload_report(upload: UploadJob) -> UploadReport:
-    return UploadReport(source=str(upload.settings.source), progress=upload.progress(), summary=upload.summary())
+    source = upload.settings.source.absolute()  # the reader of the report may be in another folder
+    return UploadReport(source=str(source), target=upload.target, progress=upload.progress(), summary=upload.summary())
 
 
 def _control_run(run: ControllableRun, command: RunCommand) -> None:

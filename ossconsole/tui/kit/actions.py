@@ -220,6 +220,7 @@ ACTIONS = (
         ("cancel", "x", "Cancel", "End the upload; uploaded samples stay", 70),
         ("retry", "r", "Retry", "Upload only what failed or is missing", 78),
         ("new", "n", "New", "Prepare another upload", 76),
+        ("problems", "f", "Problems", "All files that failed, were rejected or are not used, in full", 0),
         ("parallel(1)", "plus,equals_sign", "More", "Send more samples simultaneously", 40),
         ("parallel(-1)", "minus", "Fewer", "Send fewer samples simultaneously", 38),
         ("bandwidth", "b", "Bandwidth", "Cap the bytes sent per second, or remove the cap", 36),

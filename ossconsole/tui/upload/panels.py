@@ -1,26 +1,17 @@
-"""The Upload screen's panels as lines, from a plan, a progress or a summary; and the newest sample as an image."""
+"""The Upload screen's panels as lines, from a plan, a progress or a summary."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from textual.strip import Strip
-from textual.widget import Widget
-
-from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
-from ossconsole.dataset.contents import show_sample
-from ossconsole.dataset.decode import EncodedImage
-from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.upload.progress import Phase, SamplePreview
+from ossconsole.dataset.upload.progress import Phase
 from ossconsole.storage.jobs.job import Failure
 from ossconsole.telemetry.series import Series
 from ossconsole.tui.kit import plot
-from ossconsole.tui.kit.scroll import image_rows
 from ossconsole.tui.kit.text import (
     MISSING,
     Line,
@@ -37,9 +28,6 @@ from ossconsole.tui.kit.text import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from ossconsole.dataset.manifest import Unused
     from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
     from ossconsole.dataset.upload.plan import UploadPlan
@@ -147,6 +135,7 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
         area.row("classes", _classes(plan.classes)),
         area.row("to upload", f"{samples} {size(plan.bytes_to_send)} as {shape}", "strong"),
         area.row("unchanged", f"{plan.unchanged:,} already in the bucket"),
+        *([area.row("not in source", _beside(plan), "warn")] if plan.removed else []),
         area.row("ignored", counted(plan.ignored, "file")),
         area.row("rejected", _rejected(plan), "warn" if plan.lost else "text"),
         area.row("preparation", _estimate(plan)),
@@ -156,10 +145,16 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
     lines += [Line((f" {row}", "bad")) for row in wrap(safe(plan.problem), max(8, area.width - 2))]
     marked = [("!", "warn", note) for note in plan.notes]
     lines += _problem_lines(area, marked, plan.lost, (*plan.cautions, *plan.unused), area.height - len(lines) - 2)
+    listed = " · f all files with problems" if plan.lost or plan.cautions or plan.unused else ""
     if plan.problem:
-        return [*lines, Line(), Line((" esc back", "primary"))]
+        return [*lines, Line(), Line((f" esc back{listed}", "primary"))]
     start = "s start the upload" if plan.to_send else "Nothing to upload. s verifies the bucket and writes the manifest"
-    return [*lines, Line(), Line((f" {start}", "primary"), (" · esc back", "dim"))]
+    return [*lines, Line(), Line((f" {start}", "primary"), (f" · esc back{listed}", "dim"))]
+
+
+def _beside(plan: UploadPlan) -> str:
+    """The samples of the dataset that are not in the source: a wrong prefix shows here."""
+    return f"{counted(plan.removed, 'sample')} of the dataset, which stay in it"
 
 
 def _cost(cny: float) -> str:
@@ -178,7 +173,31 @@ def _rejected(plan: UploadPlan) -> str:
 def _estimate(plan: UploadPlan) -> str:
     if plan.prepare_s is None:
         return MISSING
-    return f"about {duration(plan.prepare_s)} on this machine (estimated)"
+    return f"about {duration(max(1.0, plan.prepare_s))} on this machine (estimated)"
+
+
+def problem_lines(area: PanelArea, failures: Sequence[Failure], count: int, groups: Sequence[Unused]) -> list[Line]:
+    """Every file with a problem in full, of `count` those that are kept, and the groups of unused files."""
+    lines: list[Line] = []
+    for failure in failures:
+        request = f" (request id {failure.request_id})" if failure.request_id else ""
+        lines += _whole(area, area.glyphs.failed, "bad", f"{failure.path}: {failure.reason}{request}")
+    if count > len(failures):
+        lines.append(Line((f"   and {count - len(failures):,} more", "dim")))
+    for group in groups:
+        lines += [
+            *([Line()] if lines else []),
+            *_whole(area, "!", "warn", f"{group.count:,} {group.kinds}: {group.reason}"),
+        ]
+        lines += [row for name in group.names for row in _whole(area, " ", "dim", name)]
+        if group.count > len(group.names):
+            lines.append(Line((f"   and {group.count - len(group.names):,} more", "dim")))
+    return lines or [Line((" No file has a problem.", "dim"))]
+
+
+def _whole(area: PanelArea, mark: str, style: str, text: str) -> list[Line]:
+    parts = wrap(safe(text), max(8, area.width - 5))
+    return [Line((f" {'' if at else mark:<1} ", style), (part, "text")) for at, part in enumerate(parts)]
 
 
 def _problem_lines(
@@ -246,11 +265,21 @@ class Throughput:
 _SAME_UPLOAD_S = 5.0
 
 
-def progress_lines(area: PanelArea, progress: UploadProgress, source: str, rates: Throughput) -> list[Line]:
-    """The running upload: progress, rates, bottleneck, and the sample that each process prepares."""
+def _ends(area: PanelArea, source: str, target: str) -> list[Line]:
+    """From where to where; of a long path its ends are kept."""
+    room = max(8, area.width - _LABEL_WIDTH - 2)
+    named = (("source", source), ("target", target))
+    return [area.row(name, shorten_middle(safe(text), room, area.glyphs.ellipsis)) for name, text in named if text]
+
+
+def progress_lines(area: PanelArea, progress: UploadProgress, ends: tuple[str, str], rates: Throughput) -> list[Line]:
+    """The running upload: progress, rates, bottleneck, and the sample that each process prepares.
+
+    `ends` are its source and its target.
+    """
     lines = [
         bar(area, progress),
-        area.row("source", shorten_middle(safe(source), max(8, area.width - _LABEL_WIDTH - 2), area.glyphs.ellipsis)),
+        *_ends(area, *ends),
         Line(),
         *_tiles(area, progress),
         Line(),
@@ -258,7 +287,7 @@ def progress_lines(area: PanelArea, progress: UploadProgress, source: str, rates
         area.row("sending", _sending(progress)),
     ]
     if progress.waiting:
-        lines.append(area.row("waiting", safe(progress.waiting), "warn"))
+        lines += area.rows("waiting", progress.waiting, "warn")
     if progress.error:
         lines += area.rows("stopped by", progress.error, "bad")
     if area.height - len(lines) >= _CHART_NEEDS + 2:
@@ -270,7 +299,7 @@ def lower_lines(area: PanelArea, progress: UploadProgress) -> list[Line]:
     """The newest failures, the last one first, in at most half of the rows; below, the classes."""
     failures = list(reversed(progress.recent_failures))
     lines = [line for failure in failures for line in area.notes(area.glyphs.failed, "bad", failure)]
-    lines = [area.heading("Failures"), *lines] if failures else []
+    lines = [heading("Failures", area.width, area.glyphs.rule, "f all"), *lines] if failures else []
     room = area.height - len(lines)
     if progress.classes and room < _CLASS_ROWS:
         room = min(_CLASS_ROWS, area.height // 2)
@@ -333,8 +362,11 @@ _STATE_MARKS = {Phase.DONE: ("done", "good"), Phase.FAILED: ("failed", "bad"), P
 def _tiles(area: PanelArea, progress: UploadProgress) -> list[Line]:
     left = duration(progress.eta_s) if progress.eta_s is not None else MISSING
     bound = str(progress.bottleneck) if progress.bottleneck else MISSING
+    span = "last 10 s" if not progress.phase.final else "on average"
+    if progress.checks:
+        span = f"{progress.files_per_s:.0f} checked"
     found = (
-        ("samples/s", rate(progress.samples_per_s), "last 10 s" if not progress.phase.final else "on average"),
+        ("samples/s", rate(progress.samples_per_s), span),
         ("MB/s", rate(progress.bytes_per_s / 1e6), f"{size(progress.bytes)} sent"),
         ("time left", left, f"{duration(progress.seconds)} so far"),
         ("limited by", bound, counted(progress.retries, "retry", "retries")),
@@ -380,15 +412,16 @@ def _workers(area: PanelArea, progress: UploadProgress, room: int) -> list[Line]
 
 
 def end_lines(
-    area: PanelArea, progress: UploadProgress, summary: UploadSummary, source: str, prefix: str
+    area: PanelArea, progress: UploadProgress, summary: UploadSummary, ends: tuple[str, str], prefix: str
 ) -> list[Line]:
     """The result: counts, next steps, and the failures that fit.
 
-    `prefix` is given where the dataset is not at the profile's own prefix.
+    `ends` are source and target: the latter shows while no manifest does. `prefix` is given where the dataset is not at
+    the profile's own prefix.
     """
     lines = [
         bar(area, progress),
-        area.row("source", safe(source)),
+        *_ends(area, ends[0], "" if summary.manifest else ends[1]),
         counts(progress),
         area.row(
             "sent",
@@ -402,99 +435,26 @@ def end_lines(
         lines.append(area.row("manifest", safe(summary.manifest)))
     if summary.removed:
         fate = "deleted from the bucket" if summary.pruned else "still in the dataset"
-        lines.append(area.row("missing from source", f"{counted(len(summary.removed), 'sample')}, {fate}", "warn"))
+        count = counted(summary.removed_count, "sample")
+        lines.append(area.row("not in source", f"{count}, {fate}", "warn"))
     if summary.unknown:
         found = counted(summary.unknown, "object")
         lines.append(area.row("unknown", f"{found} below the prefix that do not belong to this dataset"))
     marked = [(area.glyphs.failed, "bad", note) for note in summary.failures]
-    lines += _problem_lines(area, marked, summary.failed, summary.unused, area.height - len(lines) - 2)
+    groups = (*summary.cautions, *summary.unused)
+    lines += _problem_lines(area, marked, summary.failed, groups, area.height - len(lines) - 2)
     return [*lines, Line(), Line((_next(progress, summary, prefix), "primary"))]
 
 
 def _next(progress: UploadProgress, summary: UploadSummary, prefix: str) -> str:
+    listed = " · f all files with problems" if summary.failed or summary.cautions or summary.unused else ""
     if progress.phase is Phase.DONE and not summary.failed:
         if prefix:
-            return f" n another upload · to train: --dataset-prefix {safe(prefix)}"
-        return " n another upload · 4 train on this one"
-    return " r retry what is missing · n another upload"
+            return f" n another upload · to train: --dataset-prefix {safe(prefix)}{listed}"
+        return f" n another upload · 4 train on this one{listed}"
+    return f" r retry what is missing · n another upload{listed}"
 
 
 def after_other(source: str) -> Line:
     """The next step after an upload that another process did."""
     return Line((f" n, then {safe(source)} as the source, uploads what is missing", "primary"))
-
-
-class SampleStrip(Widget):
-    """The last samples that `add` was given, the newest first, as small images in a row."""
-
-    ALLOW_SELECT = False
-
-    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's name
-        super().__init__(id=id)
-        self._shown: deque[list[Strip]] = deque(maxlen=_MAX_THUMBNAILS)
-        self._key = ""
-        self._due = 0.0
-
-    def add(self, now: float, picture: SamplePreview | None, fmt: SampleFormat, *, plain: bool) -> None:
-        """Show `picture`, too, unless the one before is younger than _THUMBNAIL_S; `now` in seconds.
-
-        Only these samples are decoded, and each of them once: a strip must not slow down the upload, or a slow line.
-        """
-        _, height = self.size
-        if picture is None or picture.key == self._key or now < self._due or not height:
-            return
-        self._key, self._due = picture.key, now + _THUMBNAIL_S
-        pixels = _pixels(picture, fmt, _THUMBNAIL_CELLS, height)
-        if pixels is not None:
-            self._shown.appendleft(image_rows(pixels, _THUMBNAIL_CELLS, height, self, plain=plain))
-            self.refresh()
-
-    def render_line(self, y: int) -> Strip:
-        gap = Strip.blank(_THUMBNAIL_GAP, self.rich_style)
-        parts = [gap]
-        for rows in self._shown:
-            row = rows[y] if y < len(rows) else Strip.blank(0)
-            row = row.apply_style(self.rich_style)
-            parts += [row.adjust_cell_length(_THUMBNAIL_CELLS, self.rich_style), gap]
-        return Strip.join(parts).adjust_cell_length(self.size.width, self.rich_style)
-
-
-_THUMBNAIL_CELLS, _THUMBNAIL_GAP = 12, 1
-_THUMBNAIL_S, _MAX_THUMBNAILS = 2.0, 24
-
-
-class SampleView(Widget):
-    """The newest sample as an image."""
-
-    ALLOW_SELECT = False
-
-    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's name
-        super().__init__(id=id)
-        self._strips: list[Strip] = []
-        self._shown: tuple[str, int, int] | None = None
-
-    def show(self, picture: SamplePreview | None, fmt: SampleFormat, *, plain: bool) -> None:
-        """Draw `picture`, or nothing for None; `plain` draws letters instead of colours."""
-        width, height = self.size
-        wanted = (picture.key if picture else "", width, height)
-        if wanted == self._shown or not width or not height:
-            return
-        self._shown = wanted
-        pixels = _pixels(picture, fmt, width, height) if picture else None
-        self._strips = image_rows(pixels, width, height, self, plain=plain) if pixels is not None else []
-        self.refresh()
-
-    def render_line(self, y: int) -> Strip:
-        width = self.size.width
-        if y >= len(self._strips):
-            return Strip.blank(width, self.rich_style)
-        return self._strips[y].apply_style(self.rich_style).adjust_cell_length(width, self.rich_style)
-
-
-def _pixels(picture: SamplePreview, fmt: SampleFormat, width: int, height: int) -> NDArray[np.uint8] | None:
-    try:
-        if fmt.encoded:
-            return EncodedImage(picture.payload).pixels(width, 2 * height)
-        return show_sample(fmt, picture.payload, picture.height, picture.width, basis="just prepared").pixels
-    except ConsoleError:
-        return None  # a sample of the previous upload, in another format

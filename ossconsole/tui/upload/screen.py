@@ -1,116 +1,37 @@
-"""UploadScreen: the form, the plan of an upload, its progress and its result; SourcePicker: selects the source."""
+"""UploadScreen: the form, the plan of an upload, its progress and its result."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from textual import work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Grid, Horizontal
-from textual.content import Content
-from textual.widgets import DirectoryTree, Input, Label, OptionList, Select, Static
-from textual.widgets.option_list import Option
+from textual.widgets import Input, Label, Select
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import is_folder, typed_path
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.source.layout import ARCHIVE_AND_TABLE_SUFFIXES
 from ossconsole.dataset.upload.job import MAX_PARALLELISM, UploadSettings
 from ossconsole.dataset.upload.plan import UploadPlan
 from ossconsole.storage.jobs.threads import Cancelled
 from ossconsole.tui.console import Ready
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.canvas import Panel
-from ossconsole.tui.kit.dialogs import PromptScreen
+from ossconsole.tui.kit.dialogs import DetailScreen, PromptScreen
 from ossconsole.tui.kit.jobs import check_bandwidth
-from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen, notice, preparation
+from ossconsole.tui.kit.screen import ConsoleScreen, notice, preparation
 from ossconsole.tui.kit.text import MISSING, Line, safe, wrap
 from ossconsole.tui.upload import panels
 from ossconsole.tui.upload.advanced import AdvancedScreen, AdvancedSettings
-from ossconsole.tui.upload.panels import PanelArea, SampleStrip, SampleView
-
-
-class _SourceTree(DirectoryTree):
-    """Folders, archives and tables; hidden files are left out."""
-
-    show_root = True
-    # Emoji are two cells wide in some terminals and one in others.
-    ICON_NODE, ICON_NODE_EXPANDED, ICON_FILE = "+ ", "- ", "  "
-
-    def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
-        return [path for path in paths if not path.name.startswith(".") and (_is_source_file(path) or is_folder(path))]
-
-
-def _is_source_file(path: Path) -> bool:
-    return path.name.lower().endswith(ARCHIVE_AND_TABLE_SUFFIXES)
-
-
-class SourcePicker(ConsoleModal):
-    """Returns the path of a source, selected in a tree or in the recent ones, or typed; or None."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s", "accept", show=False),
-        Binding("backspace", "parent", show=False),
-        *(Binding(key, f"type('{text}')", show=False) for key, text in (("slash", "/"), ("tilde", "~"))),
-    ]
-
-    def __init__(self, start: Path, recent: Sequence[str]) -> None:
-        super().__init__()
-        self._start = start
-        self._recent = recent
-
-    def compose(self) -> ComposeResult:
-        with self.frame("Source", "enter, ^s OK · tab or / edit the path · backspace parent · esc cancel", id="picker"):
-            yield Static("Path", classes="dim")
-            yield Input(str(self._start), compact=True, id="picked", select_on_focus=False)
-            if self._recent:
-                yield Static("Recent", classes="dim")
-                yield OptionList(*(Option(Content(safe(path))) for path in self._recent), id="recent", compact=True)
-            yield _SourceTree(self._start, id="tree")
-
-    def on_mount(self) -> None:
-        """Focus the tree."""
-        self.query_one("#tree").focus()
-
-    def _on_tree_node_highlighted(self, event: DirectoryTree.NodeHighlighted[object]) -> None:
-        path = getattr(event.node.data, "path", None)
-        if path is not None:
-            self.query_one("#picked", Input).value = str(path)
-
-    def _on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        self.dismiss(Path(self._recent[event.option_index]))
-
-    def _on_directory_tree_file_selected(self, event: DirectoryTree.FileSelected) -> None:
-        self.dismiss(event.path)
-
-    def _on_input_submitted(self) -> None:
-        self.action_accept()
-
-    def action_accept(self) -> None:
-        """Return the path in the input."""
-        text = self.query_one("#picked", Input).value.strip()
-        if text:
-            self.dismiss(typed_path(text))
-
-    def action_type(self, text: str) -> None:
-        """Edit the path: `text` begins a new one."""
-        entry = self.query_one("#picked", Input)
-        entry.value = text
-        entry.focus()
-        entry.cursor_position = len(text)
-
-    def action_parent(self) -> None:
-        """Show the parent folder."""
-        tree = self.query_one("#tree", _SourceTree)
-        parent = Path(tree.path).absolute().parent
-        tree.path = parent
-        self.query_one("#picked", Input).value = str(parent)
-
+from ossconsole.tui.upload.panels import PanelArea
+from ossconsole.tui.upload.picker import SourcePicker
+from ossconsole.tui.upload.pictures import SampleStrip, SampleView
 
 _ORIGINALS = "originals"
 _FORMATS: dict[str, dict[str, Any]] = {
@@ -208,10 +129,10 @@ class UploadScreen(ConsoleScreen):
         handle = self.services.upload
         if handle is not None and not self.has_class("-form"):
             if handle.alive:
-                return panels.progress_lines(area, handle.progress(), handle.source, self._rates)
+                return panels.progress_lines(area, handle.progress(), (handle.source, handle.target), self._rates)
             own = self.services.own_upload
             prefix = own.settings.prefix if own is not None and not handle.is_remote else ""
-            lines = panels.end_lines(area, handle.progress(), handle.summary(), handle.source, prefix)
+            lines = panels.end_lines(area, handle.progress(), handle.summary(), (handle.source, handle.target), prefix)
             return [*lines[:-1], panels.after_other(handle.source)] if handle.is_remote else lines
         if self._scan is not None:
             return panels.scan_lines(area, self._files_seen)
@@ -362,6 +283,8 @@ class UploadScreen(ConsoleScreen):
             return False if alive else (True if ready else None)
         if action in {"pause", "cancel", "parallel", "bandwidth"}:
             return alive
+        if action == "problems":
+            return self._plan is not None if self.has_class("-form") else handle is not None
         if action in {"retry", "new"}:
             over = handle is not None and not alive and not self._wants_form
             own = handle is not None and not handle.is_remote  # the settings of another process are not known
@@ -457,6 +380,20 @@ class UploadScreen(ConsoleScreen):
         if self._scan is not None:
             self._scan.set()
             self._scan = None
+
+    def action_problems(self) -> None:
+        """Show every file with a problem of the plan or of the upload."""
+        self.app.push_screen(DetailScreen("Files with problems", "f", self._problem_lines))
+
+    def _problem_lines(self, width: int, height: int) -> Sequence[Line]:
+        area, handle = PanelArea(width, height, self.glyphs), self.services.upload
+        if handle is not None and not self.has_class("-form"):
+            done = handle.summary()
+            return panels.problem_lines(area, done.failures, done.failed, (*done.cautions, *done.unused))
+        if self._plan is None:
+            return panels.problem_lines(area, (), 0, ())
+        plan = self._plan[1]
+        return panels.problem_lines(area, plan.notes, plan.lost, (*plan.cautions, *plan.unused))
 
     def action_pause(self) -> None:
         """Pause or resume the upload."""
