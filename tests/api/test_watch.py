@@ -400,7 +400,7 @@ def test_a_record_that_cannot_be_written_is_said_once(caplog: pytest.LogCaptureF
 
 
 def test_ranks_that_do_not_watch_their_loop_are_named(caplog: pytest.LogCaptureFixture) -> None:
-    store = torch.distributed.HashStore()
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
     store.set("2", "here")
     name_absent(store, 0, 4, timedelta(milliseconds=1))
     assert [record.getMessage() for record in caplog.records] == [
