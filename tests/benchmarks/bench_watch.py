@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.bench_watch [--part watch|images] [--rounds N]
 
-`watch`: loops of 1,000 steps of 5 ms of computation, bare and watched by turns; the ratio of each pair, in time
-and in processor time of the process, which other programs on the machine hardly change. `images`: the loader alone on the
-embedded sandbox, as the console's own loop reads it and through OssImages, by turns.
+`watch`: loops of 1,000 steps of 5 ms of computation, bare and watched by turns; the ratio of each pair, in time and in
+processor time of the process. On a busy machine others use the processor's caches meanwhile, and each call of a Python
+function takes microseconds. `images`: the loader alone on the embedded sandbox, as the console's own loop reads it and
+through OssImages, by turns.
 """
 
 from __future__ import annotations
