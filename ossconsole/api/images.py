@@ -314,7 +314,7 @@ def _device(device: torch.device | str) -> torch.device:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ArgumentError(
-            f"ossconsole.OssImages got device={device!r}, which is no device of torch.", remedy='Give "cuda" or "cpu".'
+            f"ossconsole.OssImages got device={device!r}, which PyTorch does not know.", remedy='Give "cuda" or "cpu".'
         ) from error
     if found.type != "cuda":
         return found

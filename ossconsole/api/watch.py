@@ -279,12 +279,13 @@ def _check_usable(loader: object, on_checkpoint: object) -> None:
     """Raises WatchError for arguments of a wrong type."""
     if not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
         raise WatchError(
-            f"A {type(loader).__name__} is no loader: it cannot be iterated.",
+            f"ossconsole.watch got a {type(loader).__name__}, which cannot be iterated.",
             remedy="Watch a DataLoader, or any other iterable of batches.",
         )
     if on_checkpoint is not None and not callable(on_checkpoint):
         raise WatchError(
-            f"on_checkpoint is a {type(on_checkpoint).__name__}, no function.", remedy="Give a function that saves."
+            f"ossconsole.watch got on_checkpoint={on_checkpoint!r}, which cannot be called.",
+            remedy="Give a function that saves a checkpoint.",
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.spawning import safe_path
 
 MASK = "••••••••"
 
@@ -164,6 +165,7 @@ def start_resource_tracker() -> None:
     """
     hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_PRIVATE)}
     try:
-        resource_tracker.ensure_running()
+        with safe_path():
+            resource_tracker.ensure_running()
     finally:
         os.environ.update(hidden)

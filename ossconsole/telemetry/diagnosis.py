@@ -12,8 +12,8 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import Comparison
 from ossconsole.telemetry.events import RunState, percent
 from ossconsole.telemetry.format_gain import JPEG, JPEG_BYTES, MAX_WAIT, is_larger
+from ossconsole.telemetry.loader_waits import LoaderWaits, loader_words
 from ossconsole.telemetry.loader_waits import advice as loader_advice
-from ossconsole.telemetry.loader_waits import loader_words
 from ossconsole.telemetry.measure import COMPUTE_BOUND, DECODE_BOUND, IO_BOUND, Measurement
 from ossconsole.telemetry.ranks import slowest
 from ossconsole.telemetry.view import RunView, StepSplit
@@ -91,14 +91,20 @@ def _diagnose_steps(view: RunView, split: StepSplit, *, has_accelerated: bool) -
 def _diagnose_loader(view: RunView, run: events.Run, split: StepSplit) -> Diagnosis:
     """The diagnosis of a watched loop, whose batches come from a loader of the script."""
     wait = split.wait_fraction
-    loader = loader_words(run.loader, view.loader_waits.workers)
-    text = f"{_waiter(view)} waits {percent(wait)} of each step for batches from {loader}"
+    found = diagnose_loader(run, view.loader_waits, wait, waiter=_waiter(view))
+    return found if wait < COMPUTE_BOUND else msgspec.structs.replace(found, format_advice=_from_oss(view, run, wait))
+
+
+def diagnose_loader(run: events.Run, waits: LoaderWaits, wait: float, *, waiter: str = "training") -> Diagnosis:
+    """The diagnosis of a loop around a loader of the script; `wait` is the share of its time spent waiting, 0 to 1."""
+    loader = loader_words(run.loader, waits.workers)
+    text = f"{waiter} waits {percent(wait)} of each step for batches from {loader}"
     if wait < COMPUTE_BOUND:
         return Diagnosis(Bottleneck.COMPUTE, text, "faster reading would not help")
     bound = Bottleneck.IO if wait >= IO_BOUND else Bottleneck.MIXED
-    cause = loader_advice(view.loader_waits, cores=run.cores)
+    cause = loader_advice(waits, cores=run.cores)
     gain = f"faster batches would be worth at most {_at_most(wait)} (estimated)"
-    return Diagnosis(bound, text, f"{cause}; {gain}", _from_oss(view, run, wait))
+    return Diagnosis(bound, text, f"{cause}; {gain}")
 
 
 def _from_oss(view: RunView, run: events.Run, wait: float) -> str:

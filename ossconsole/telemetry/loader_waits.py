@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 from ossconsole.config.text import counted
-from ossconsole.telemetry.events import LoaderWorkers, RankWork
+from ossconsole.telemetry.events import LoaderWorkers, RankWork, Run
 from ossconsole.telemetry.ranks import RankFigures
 from ossconsole.telemetry.samples import WorkerUsage
 
@@ -48,6 +48,12 @@ class LoaderWaits:
         self._epochs = 0
         self._wait_s = 0.0
         self._first_wait_s = 0.0
+
+    @classmethod
+    def of(cls, run: Run) -> LoaderWaits:
+        """Those of a run, before its first step."""
+        workers = run.settings.get("workers")
+        return cls(workers if isinstance(workers, int) else None)
 
     def apply(self, event: LoaderWorkers | RankWork) -> None:
         """Takes the newest figures of the workers or of the ranks."""

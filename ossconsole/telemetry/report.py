@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -13,8 +14,9 @@ from ossconsole.config.files import reason, write_remedy
 from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import ComparisonReport, Decision
-from ossconsole.telemetry.diagnosis import final_advice
+from ossconsole.telemetry.diagnosis import diagnose_loader, final_advice
 from ossconsole.telemetry.events import Event, RunState, megabytes, number, percent
+from ossconsole.telemetry.loader_waits import LoaderWaits
 from ossconsole.telemetry.measure import Measurement
 from ossconsole.telemetry.page import (
     Band,
@@ -39,12 +41,15 @@ FORMATS = {"html": to_html, "md": to_markdown}
 
 _EPOCHS = 16  # the newest of them are shown, so that the page prints on two sheets
 _CHECKPOINTS = 6
+_TIMED_STEPS = 20  # fewer have no 95th percentile
 _PROBLEMS = 8
 _CLASSES = 12  # with the lowest accuracy
 _BANDS = 40  # more cannot be seen
 _HOW = """The data wait is the time that the training loop waited for a batch. The ratio is the mean over pairs of
 visits, before and after a switch of the endpoints; its 95 % interval holds at every look. Warm-up steps, batches read
 ahead before a switch, pauses and validations are left out."""
+_HOW_LOADER = """The data wait is the time that the loop of the script waited for a batch of its loader. Warm-up steps,
+pauses and what the script does between epochs are left out."""
 
 
 def write_page(page: Page, target: Path, form: str) -> Path:
@@ -86,10 +91,11 @@ def run_page(recorded: Iterable[Event], predictions: Evaluation | None = None, m
 
 
 class _Steps:
-    """What the charts show of the steps, in 32 bytes for each: a run of some days has millions of them."""
+    """What the charts show of the steps, in 40 bytes for each: a run of some days has millions of them."""
 
     def __init__(self) -> None:
         self.numbers, self.rates, self.waits, self.losses = (array("d") for _ in range(4))
+        self.times = array("d")  # without the first step of each epoch, which has the start of the loader
         self.last: events.Step | None = None
         self._bands: list[Band] = []
 
@@ -99,16 +105,18 @@ class _Steps:
         self.rates.append(step.samples_per_s)
         self.waits.append(step.wait_fraction * 100)
         self.losses.append(math.nan if step.loss is None else step.loss)
+        if self.last is not None and self.last.epoch == step.epoch:
+            self.times.append(step.step_time_s)
         self.last = step
         self._extend_bands(step.step, str(step.endpoint or ""))
 
-    def _extend_bands(self, number_: int, kind: str) -> None:
+    def _extend_bands(self, step: int, kind: str) -> None:
         if len(self._bands) > _BANDS:
             return
         if not self._bands or self._bands[-1].kind != kind:
-            self._bands.append(Band(number_, number_, kind))
+            self._bands.append(Band(step, step, kind))
         else:
-            self._bands[-1] = Band(self._bands[-1].start, number_, kind)
+            self._bands[-1] = Band(self._bands[-1].start, step, kind)
 
     @property
     def bands(self) -> list[Band]:
@@ -126,6 +134,7 @@ class _Gathered:
         self.last = 0.0
         self._measurement = Measurement()
         self._steps = _Steps()
+        self._loader_waits = LoaderWaits(None)
         self._epochs: list[events.Epoch] = []
         self._checkpoints: list[events.Checkpoint] = []
         self._compared: ComparisonReport | None = None
@@ -140,8 +149,12 @@ class _Gathered:
         match event:
             case events.Step():
                 self._steps.add(event)
+                self._loader_waits.add(event.epoch, event.data_wait_s)
+            case events.LoaderWorkers() | events.RankWork():
+                self._loader_waits.apply(event)
             case events.Run():
                 self.run = self.run or event
+                self._loader_waits = LoaderWaits.of(event)
             case events.Epoch():
                 self._epochs.append(event)
             case events.Checkpoint():
@@ -168,13 +181,15 @@ class _Gathered:
         """The page."""
         simulated = " (simulated storage)" if run.simulated else ""
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.time))
+        endpoints = [self._endpoints()] if self._measurement.endpoints() else []
+        how = _HOW if endpoints else _HOW_LOADER
         sections = [
-            Section("Result", [Facts(self._results(run)), self._endpoints()]),
+            Section("Result", [Facts(self._results(run)), *endpoints]),
             Section("Charts", [Charts(self._charts())]),
             *([Section("Predictions", _predictions(predictions))] if predictions is not None else []),
             *self._optional(),
             *more(self._measurement),
-            Section("How it was measured", [Text([_HOW.replace("\n", " ")]), Facts(self._settings(run))]),
+            Section("How it was measured", [Text([how.replace("\n", " ")]), Facts(self._settings(run))]),
         ]
         return Page(
             title=f"Training run {run.run} of {started}{simulated}",
@@ -217,21 +232,34 @@ class _Gathered:
                     if part
                 )
             ]
-        advice = self.summary.advice if self.summary is not None else final_advice(self._measurement)
+        advice = self._loader_verdict(run) if run.loader and not self._measurement.endpoints() else self._advice()
         if advice:
             lines.append(f"Verdict: {advice}")
         return lines
 
+    def _advice(self) -> str:
+        return self.summary.advice if self.summary is not None else final_advice(self._measurement)
+
+    def _loader_verdict(self, run: events.Run) -> str:
+        """What bounded a watched loop, over the whole run; "" where that was too short."""
+        _, wait = self._rates()
+        if wait is None:
+            return ""
+        found = diagnose_loader(run, self._loader_waits, wait)
+        return f"{found.bottleneck.value}: {found.text}; {found.advice}"
+
     def _results(self, run: events.Run) -> list[tuple[str, str]]:
         rate, wait = self._rates()
         best = max((each.top1 for each in self._epochs if each.top1 is not None), default=None)
+        epochs = counted(len(self._epochs), "epoch")
         known = {
             "state": str(self.state),
             "data": f"oss://{run.bucket}" if run.bucket else "",
-            "steps": f"{len(self._steps.numbers):,}, {counted(len(self._epochs), 'epoch')} validated",
+            "steps": f"{len(self._steps.numbers):,}, {epochs}{'' if run.loader else ' validated'}",
             "duration": _duration(self.last - run.time),
             "samples/s": "" if rate is None else f"{rate:,.1f}",
             "data wait": "" if wait is None else percent(wait),
+            "step": self._step_times() if run.loader else "",
             "AU": "" if wait is None else f"{percent(1 - wait)} (the share of the time that was not spent waiting)",
             "best top-1": "" if best is None else f"{best * 100:.1f} %",
             "loss": number(self._steps.last.loss) if self._steps.last else "",
@@ -240,6 +268,13 @@ class _Gathered:
         ceiling = self._measurement.ceiling
         rows = [(label, value) for label, value in known.items() if value]
         return [*rows, ("accelerator", ceiling.words)] if ceiling is not None else rows
+
+    def _step_times(self) -> str:
+        """The quantiles of all steps but the first of each epoch, which has the start of the loader."""
+        if len(self._steps.times) < _TIMED_STEPS:
+            return ""
+        cuts = statistics.quantiles(self._steps.times, n=20)
+        return f"p50 {_milliseconds(cuts[9])}, p95 {_milliseconds(cuts[18])}"
 
     def _endpoints(self) -> Table:
         header = ("endpoint", "steps", "samples/s", "data wait", "step p50", "step p95", "stalls", "read")

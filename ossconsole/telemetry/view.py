@@ -142,8 +142,7 @@ class RunView:
     def _apply_run(self, event: events.Run) -> None:
         self.run = event
         self.devices = None
-        workers = event.settings.get("workers")
-        self.loader_waits = LoaderWaits(workers if isinstance(workers, int) else None)
+        self.loader_waits = LoaderWaits.of(event)
         self.endpoint = self.settings.endpoint
         peak = event.settings.get("learning_rate")
         self.peak_lr = peak if isinstance(peak, float) and peak > 0 else None

@@ -18,6 +18,7 @@ from types import ModuleType
 
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import open_private
+from ossconsole.config.spawning import safe_path
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -33,7 +34,7 @@ def spawn(
     One that `has_children` of its own must be killed before this process exits: multiprocessing waits for it.
     """
     ours, theirs = SPAWN.Pipe()
-    with theirs, _hidden_main():
+    with theirs, _hidden_main(), safe_path():
         process = SPAWN.Process(target=target, args=(theirs, *args), name=name, daemon=not has_children)
         process.start()
     return process, ours

@@ -1,4 +1,4 @@
-"""The process of a rank: `python -m ossconsole.training.rank_process`, with the arguments of LocalRanks on stdin.
+"""The process of a rank, which `launch.RANK_COMMAND` starts with the arguments of LocalRanks on stdin.
 
 The process that started it watches it, has the record and the claim on the checkpoints, and passes on the requests of
 the user, which rank 0 reads from stdin.
@@ -100,8 +100,3 @@ def _follow(requests: Iterable[bytes], context: RunContext) -> None:
     """Carries out the requests until the parent ends."""
     for line in requests:
         msgspec.json.decode(line, type=Request).apply(context)
-
-
-if __name__ == "__main__":
-    # Not sys.exit: the thread that waits for requests holds the lock of its stream, and CUDA may hang at the end.
-    os._exit(main())

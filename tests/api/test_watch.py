@@ -333,12 +333,12 @@ def test_the_state_of_a_run_that_ends_early(raised: BaseException, state: RunSta
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        ({"loader": None}, "A NoneType is no loader"),
-        ({"loader": 5}, "A int is no loader"),
+        ({"loader": None}, "got a NoneType, which cannot be iterated"),
+        ({"loader": 5}, "got a int, which"),
         ({"epochs": "3"}, "got epochs='3'"),
         ({"batch_size": "a"}, "got batch_size='a'"),
         ({"batch_size": -4}, "got batch_size=-4"),
-        ({"on_checkpoint": 5}, "on_checkpoint is a int"),
+        ({"on_checkpoint": 5}, "got on_checkpoint=5, which cannot be called"),
     ],
 )
 def test_a_wrong_argument_is_refused_before_there_is_a_run(

@@ -24,6 +24,7 @@ from ossconsole.telemetry.predictions import (
 )
 from ossconsole.telemetry.report import run_page, write_report
 from ossconsole.telemetry.runs import RecordError
+from ossconsole.telemetry.samples import WorkerUsage
 from tests.telemetry.samples_of_events import one_of_each, run_event, step_event, write_record
 
 
@@ -60,6 +61,23 @@ def test_the_page_has_the_result_and_loads_nothing() -> None:
     assert "1.40x of the standard one (1.30 to 1.50), 6 pairs" in text
     for heading in ("Result", "Charts", "Epochs", "Checkpoints", "How it was measured"):
         assert f"<h2>{heading}</h2>" in text
+
+
+def test_the_page_of_a_script_has_the_verdict_on_its_loader_and_no_endpoints() -> None:
+    steps = [
+        step_event(number, epoch=1 + number // 30, endpoint=None, data_wait_s=0.6, step_time_s=1.0)
+        for number in range(1, 60)
+    ]
+    usage = tuple(WorkerUsage(pid=pid, cpu=0.1, runnable=0.1, idle=0.0) for pid in range(8))
+    run = run_event(loader="DataLoader", settings={"batch_size": 8, "workers": 8}, cores=16)
+    text = to_markdown(run_page([run, *steps, events.LoaderWorkers(time=time.time(), workers=usage)]))
+    verdict = (
+        "I/O-bound: training waits 60 % of each step for batches from DataLoader (8 workers); the 8 workers wait for"
+    )
+    assert f"Verdict: {verdict} storage or network" in text
+    assert "p50 1,000 ms, p95 1,000 ms" in text
+    for other in ("endpoint", "validated"):
+        assert other not in text
 
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e\" onload='x' `|*_[](http://x) LTAI5tAbCdEfGhIjKlMn"

@@ -47,6 +47,24 @@ time.sleep(3600)
 """
 
 
+def test_a_child_imports_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    script, current = tmp_path / "script.py", tmp_path / "current"
+    script.write_text(
+        "from multiprocessing.connection import Connection\n"
+        "from ossconsole.config.credentials import start_resource_tracker\n"
+        "from ossconsole.training.child import spawn\n"
+        "start_resource_tracker()\n"
+        "child, _ = spawn('child', Connection.close)\n"
+        "child.join()\n"
+        "raise SystemExit(child.exitcode)"
+    )
+    current.mkdir()
+    for name in ("signal", "random", "socket", "grp"):  # multiprocessing imports some of them at its start
+        (current / f"{name}.py").write_text("raise RuntimeError('imported from the current folder')")
+    done = subprocess.run([sys.executable, script], cwd=current, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @contextlib.contextmanager
 def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:

@@ -15,14 +15,16 @@ from ossconsole.cli.bench_tables import print_emulation
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import SettingsError
 from ossconsole.dataset.formats import SampleFormat
+from ossconsole.telemetry.compare import Conditions
 from ossconsole.telemetry.events import ModelCeiling
 from ossconsole.telemetry.page import to_html, to_markdown
 from ossconsole.training.bench.ceiling import saved_ceiling, setup_of
 from ossconsole.training.bench.checkpoints import CheckpointReading, CheckpointSummary
+from ossconsole.training.bench.conclusions import headline
 from ossconsole.training.bench.difference import Verdict, differences, t_share
 from ossconsole.training.bench.emulation import EmulationSummary, path_result
 from ossconsole.training.bench.report import bench_page
-from ossconsole.training.bench.results import BenchSummary, CacheState, Mode, Spread, result_row
+from ossconsole.training.bench.results import BenchSummary, CacheState, CaseSteps, Mode, Spread, result_row
 from ossconsole.training.bench.saved import (
     Provenance,
     SavedBench,
@@ -75,6 +77,25 @@ def test_what_an_endpoint_gave_is_that_of_reading_alone() -> None:
     saved = msgspec.structs.replace(bench("both"), readings=tuple(taken))
     assert saved.delivered() == {"accelerated": 1000.0, "standard": 90.0}
     assert bench("training alone").delivered() == {}
+
+
+def test_the_conditions_on_the_page_are_those_of_its_headline() -> None:
+    saved = bench("both")
+    assert isinstance(saved.summary, BenchSummary)
+    loading = msgspec.structs.replace(CELL, mode=Mode.LOADER)
+    rows = [
+        result_row(
+            cell,
+            [msgspec.structs.replace(each, cell=cell) for each in saved.readings],
+            1000,
+            CaseSteps(conditions=Conditions(sample_format=f"{cell.mode}-format")),
+        )
+        for cell in (loading, CELL)
+    ]
+    summary = msgspec.structs.replace(saved.summary, rows=tuple(rows), headline=headline(rows, simulated=True))
+    page = bench_page(msgspec.structs.replace(saved, summary=summary))
+    assert page.headline.startswith("Training through")
+    assert "training-format" in page.conditions[0]
 
 
 def test_students_t_as_in_the_tables() -> None:

@@ -10,7 +10,7 @@ from ossconsole.telemetry.compare import LOOKS, ComparisonReport, Decision
 from ossconsole.training.bench.results import CacheState, LimitKind, Mode, ResultRow, Spread, result_key
 
 
-def _headline_comparisons(rows: Sequence[ResultRow]) -> list[tuple[ResultRow, str, ComparisonReport]]:
+def headline_comparisons(rows: Sequence[ResultRow]) -> list[tuple[ResultRow, str, ComparisonReport]]:
     """The comparisons for the headline: of training when that was measured, with a warm cache when there are any."""
     comparisons = [
         (row, str(temperature), row.comparison[str(temperature)])
@@ -24,12 +24,12 @@ def _headline_comparisons(rows: Sequence[ResultRow]) -> list[tuple[ResultRow, st
 
 def decided(row: ResultRow) -> bool:
     """Whether the ratio of this case is decided, with a warm cache where that was measured."""
-    return any(report.decision is not Decision.NONE for _, _, report in _headline_comparisons([row]))
+    return any(report.decision is not Decision.NONE for _, _, report in headline_comparisons([row]))
 
 
 def headline(rows: Sequence[ResultRow], *, simulated: bool) -> str:
     """One sentence about how much faster the accelerated endpoint is, where the comparison is decided."""
-    compared = _headline_comparisons(rows)
+    compared = headline_comparisons(rows)
     if not compared:
         return "Only one endpoint was measured."
     row, temperature, _ = compared[0]
@@ -57,7 +57,7 @@ def aa_passed(rows: Sequence[ResultRow]) -> bool | None:
     """Whether 1.00 is inside every interval of the headline; None without intervals."""
     intervals = [
         (each.low, each.high)
-        for _, _, each in _headline_comparisons(rows)
+        for _, _, each in headline_comparisons(rows)
         if each.low is not None and each.high is not None
     ]
     return all(low <= 1 <= high for low, high in intervals) if intervals else None
@@ -65,7 +65,7 @@ def aa_passed(rows: Sequence[ResultRow]) -> bool | None:
 
 def aa_headline(rows: Sequence[ResultRow], endpoint: EndpointKind, *, simulated: bool) -> str:
     """One sentence about the result of the A/A control."""
-    passed, compared = aa_passed(rows), _headline_comparisons(rows)
+    passed, compared = aa_passed(rows), headline_comparisons(rows)
     what = f"A/A control, the {endpoint} endpoint under both names{' (simulated)' if simulated else ''}"
     if passed is None:
         pairs = min((report.pairs for _, _, report in compared), default=0)

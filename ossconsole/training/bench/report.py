@@ -9,6 +9,7 @@ from ossconsole.config.text import counted
 from ossconsole.telemetry.page import Chart, Charts, Facts, Groups, Page, Part, Section, Table, Text
 from ossconsole.training.bench.buyers import buyers_section, sized
 from ossconsole.training.bench.checkpoints import CheckpointSummary
+from ossconsole.training.bench.conclusions import headline_comparisons
 from ossconsole.training.bench.emulation import EmulationSummary, Fed, PathResult
 from ossconsole.training.bench.results import BenchSummary, Quantiles, ReadPath, ResultRow
 from ossconsole.training.bench.saved import Provenance, SavedBench
@@ -56,7 +57,7 @@ def _conditions(bench: SavedBench) -> list[str]:
         samples = f"{summary.format} ({summary.stored_as}), {summary.bytes_per_sample:,.0f} bytes/sample"
         return [f"{workload}; {samples}; {counted(summary.workers, 'reader')} for each accelerator", summary.note]
     if isinstance(summary, BenchSummary):
-        known = [each.conditions for row in summary.rows for each in row.comparison.values() if each.conditions]
+        known = [each.conditions for _, _, each in headline_comparisons(summary.rows) if each.conditions]
         most = max(known, key=lambda each: each.pairs, default=None)
         return [*([most.words] if most is not None else []), summary.bound]
     return []

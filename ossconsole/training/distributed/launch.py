@@ -43,7 +43,17 @@ from ossconsole.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
-RANK_COMMAND = (sys.executable, "-m", "ossconsole.training.rank_process")
+_RANK = """\
+import os, sys
+sys.path = [folder for folder in sys.path if folder]
+from ossconsole.training.rank_process import main
+os._exit(main())"""
+"""Does not import from the current folder; Python 3.10 has no SAFE_PATH for `python -m`.
+
+Not sys.exit: the thread that waits for requests holds the lock of its stream, and CUDA may hang at the end.
+"""
+
+RANK_COMMAND = (sys.executable, "-c", _RANK)
 
 _POLL_S = 0.1  # the longest that a request of the user waits
 _END_TIMEOUT_S = 10.0  # for the other ranks after rank 0 finished, and for their reasons after one failed
