@@ -12,7 +12,7 @@ from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.telemetry.events import AcceleratorSize, Event
 from ossconsole.telemetry.measure import Measurement
 from ossconsole.telemetry.page import Table
-from ossconsole.training.bench.accelerators import AcceleratorGroup, Order
+from ossconsole.training.bench.accelerators import AcceleratorGroup, AcceleratorTask
 from ossconsole.training.bench.buyers import DatasetFacts, Measured, Origin, buyers_table, run_buyers
 from ossconsole.training.bench.emulation import (
     Calibration,
@@ -220,11 +220,11 @@ def test_accelerators_that_storage_feeds_reach_their_rate(bucket: Bucket) -> Non
 
 
 def test_the_first_read_through_a_cache_is_a_trial_of_its_own(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    orders: list[Order] = []
+    tasks: list[AcceleratorTask] = []
 
-    def run(_group: AcceleratorGroup, order: Order) -> list[Steps]:
-        orders.append(order)
-        return [steps([1.0, 2.0], 1.0 if order.connector is None else 0.5 if len(orders) == 2 else 0.95)] * order.world
+    def run(_group: AcceleratorGroup, task: AcceleratorTask) -> list[Steps]:
+        tasks.append(task)
+        return [steps([1.0, 2.0], 1.0 if task.connector is None else 0.5 if len(tasks) == 2 else 0.95)] * task.world
 
     monkeypatch.setattr(AcceleratorGroup, "run", run)
     summary, found = emulate(bucket, 40, accelerators=(1, 2), steps=10, rounds=1, endpoints=(EndpointKind.ACCELERATED,))
@@ -238,15 +238,15 @@ def test_the_first_read_through_a_cache_is_a_trial_of_its_own(bucket: Bucket, mo
 
 
 def test_each_cold_trial_reads_samples_that_were_not_read(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    orders: list[Order] = []
+    tasks: list[AcceleratorTask] = []
 
-    def run(_group: AcceleratorGroup, order: Order) -> list[Steps]:
-        orders.append(order)
-        return [steps([1.0, 2.0], 0.95)] * order.world
+    def run(_group: AcceleratorGroup, task: AcceleratorTask) -> list[Steps]:
+        tasks.append(task)
+        return [steps([1.0, 2.0], 0.95)] * task.world
 
     monkeypatch.setattr(AcceleratorGroup, "run", run)
     emulate(bucket, 40, accelerators=(1,), steps=10, rounds=3, endpoints=(EndpointKind.ACCELERATED,))
-    read = [order.first for order in orders if order.connector is not None]
+    read = [task.first for task in tasks if task.connector is not None]
     assert read == [0, 0, 12, 12, 0]  # none is left for the third round
 
 

@@ -27,7 +27,7 @@ _START_TIMEOUT_S = 120.0  # each process imports torch
 _STEP_TIMEOUT_S = 180.0  # beyond the step's compute time: the loader itself replaces readers that hang
 
 
-class Order(NamedTuple):
+class AcceleratorTask(NamedTuple):
     """What the accelerators do together: `steps` of `step_s` seconds of compute each.
 
     `connector` reads the batches, from number `first` of an epoch on; None is the calibration, with a buffer that is
@@ -43,7 +43,7 @@ class Order(NamedTuple):
 
 
 class AcceleratorGroup:
-    """Accelerators of one dataset; they are started as orders need them, and end with `close`."""
+    """Accelerators of one dataset; they are started as tasks need them, and end with `close`."""
 
     def __init__(self, data: TrainingData, native_log: Path) -> None:
         """`native_log` is the file for the output of the processes."""
@@ -51,20 +51,20 @@ class AcceleratorGroup:
         self._log = native_log
         self._children: list[tuple[SpawnProcess, Connection]] = []
 
-    def run(self, order: Order) -> list[Steps]:
+    def run(self, task: AcceleratorTask) -> list[Steps]:
         """The steps of each accelerator. Raises ConsoleError when one fails."""
-        while len(self._children) < order.world:
+        while len(self._children) < task.world:
             number = len(self._children)
             self._children.append(spawn(f"accelerator-{number}", _serve, self._log, self._data, has_children=True))
-        pipes = [pipe for _, pipe in self._children[: order.world]]
+        pipes = [pipe for _, pipe in self._children[: task.world]]
         for rank, pipe in enumerate(pipes):
-            pipe.send((rank, order))
+            pipe.send((rank, task))
         self._gather(pipes, _START_TIMEOUT_S)
         _release(pipes)
-        for _ in range(order.steps if order.step_s else 0):
-            self._gather(pipes, order.step_s + _STEP_TIMEOUT_S)
+        for _ in range(task.steps if task.step_s else 0):
+            self._gather(pipes, task.step_s + _STEP_TIMEOUT_S)
             _release(pipes)
-        timeout = _STEP_TIMEOUT_S * (1 if order.step_s else order.steps)
+        timeout = _STEP_TIMEOUT_S * (1 if task.step_s else task.steps)
         return [answer for answer in self._gather(pipes, timeout) if isinstance(answer, Steps)]
 
     def close(self) -> None:
@@ -99,40 +99,40 @@ def _release(pipes: Sequence[Connection]) -> None:
 
 
 def _serve(pipe: Connection, native_log: Path, data: TrainingData) -> None:
-    """The process of one accelerator: carries out orders until its pipe closes."""
+    """The process of one accelerator: carries out tasks until its pipe closes."""
     become_child(native_log)
     with contextlib.suppress(EOFError):
         while True:
-            rank, order = pipe.recv()
-            pipe.send(_answer(pipe, data, rank, order))
+            rank, task = pipe.recv()
+            pipe.send(_answer(pipe, data, rank, task))
 
 
-def _answer(pipe: Connection, data: TrainingData, rank: int, order: Order) -> Steps | str:
+def _answer(pipe: Connection, data: TrainingData, rank: int, task: AcceleratorTask) -> Steps | str:
     """The steps, or why they failed."""
     try:
-        return _carry_out(pipe, data, rank, order)
+        return _carry_out(pipe, data, rank, task)
     except ConsoleError as error:
         return f"{error.message} {error.remedy}".strip()
     except RuntimeError as error:
         return f"{type(error).__name__}: {error}"
 
 
-def _carry_out(pipe: Connection, data: TrainingData, rank: int, order: Order) -> Steps:
-    if order.connector is None:
+def _carry_out(pipe: Connection, data: TrainingData, rank: int, task: AcceleratorTask) -> Steps:
+    if task.connector is None:
         pipe.send(None)
         pipe.recv()
-        return _step(pipe, _FullBuffer(), order)
+        return _step(pipe, _FullBuffer(), task)
     from ossconsole.training.loading.loader import BatchLoader  # imports torch, in this process only
 
-    batch_size = order.settings.batch_size
-    requests = AcceleratorRequests(data, batch_size, rank=rank, world=order.world)
-    loader = BatchLoader(order.connector, data, requests, order.settings, start=order.first, sharing=order.world)
+    batch_size = task.settings.batch_size
+    requests = AcceleratorRequests(data, batch_size, rank=rank, world=task.world)
+    loader = BatchLoader(task.connector, data, requests, task.settings, start=task.first, sharing=task.world)
     try:
         source = _Loaded(loader)
         source.prepare()
         pipe.send(None)
         pipe.recv()
-        return _step(pipe, source, order) if order.step_s else _read(source, order)
+        return _step(pipe, source, task) if task.step_s else _read(source, task)
     finally:
         loader.close()
 
@@ -185,7 +185,7 @@ class _Loaded:
         return last.queued - second.queued
 
 
-def _step(pipe: Connection, source: _FullBuffer | _Loaded, order: Order) -> Steps:
+def _step(pipe: Connection, source: _FullBuffer | _Loaded, task: AcceleratorTask) -> Steps:
     """The steps: the next batch in host memory, a sleep of the compute time, and the barrier of all accelerators."""
     ended: list[float] = []
     waits: list[float] = []
@@ -193,10 +193,10 @@ def _step(pipe: Connection, source: _FullBuffer | _Loaded, order: Order) -> Step
     fetches: list[float] = []
     readers = _ReaderTime()
     begun = time.perf_counter()
-    for _ in range(order.steps):
+    for _ in range(task.steps):
         wait_s, fetch_s = source.take()
         computing = time.perf_counter()
-        time.sleep(order.step_s)
+        time.sleep(task.step_s)
         computes.append(time.perf_counter() - computing)
         pipe.send(None)
         pipe.recv()
@@ -206,11 +206,11 @@ def _step(pipe: Connection, source: _FullBuffer | _Loaded, order: Order) -> Step
     return Steps(begun, ended, waits, computes, fetches, source.bytes, source.samples, source.grown, readers.share())
 
 
-def _read(source: _Loaded, order: Order) -> Steps:
+def _read(source: _Loaded, task: AcceleratorTask) -> Steps:
     """The same batches as fast as they arrive."""
     begun = time.perf_counter()
     ended = []
-    for _ in range(order.steps):
+    for _ in range(task.steps):
         source.take()
         ended.append(time.perf_counter())
     return Steps(begun, ended, [], [], [], source.bytes, source.samples, 0)

@@ -23,7 +23,7 @@ from ossconsole.dataset.manifest import TRAIN
 from ossconsole.storage.accelerator import find_accelerator
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry.host import free_memory
-from ossconsole.training.bench.accelerators import AcceleratorGroup, Order
+from ossconsole.training.bench.accelerators import AcceleratorGroup, AcceleratorTask
 from ossconsole.training.bench.buyers import BuyersTable, DatasetFacts, Measured, buyers_table
 from ossconsole.training.bench.mount import folder_settings
 from ossconsole.training.bench.results import CacheState, Quantiles, ReadPath, stall_share
@@ -287,32 +287,32 @@ class Emulation:
 
     def _measure(self, path: _Path, number: int, round_: int, first: int, temperature: CacheState) -> None:
         """One trial of the batches from `first` of an epoch on."""
-        steps = self._group.run(self._order(path, number, self._settings.workload.step_s, first))
+        steps = self._group.run(self._task(path, number, self._settings.workload.step_s, first))
         trial = _trial(path.name, round_, steps, temperature, simulated=self._profile.simulated)
         path.trials.append(trial)
         self._on_event(trial)
 
-    def _order(self, path: _Path, number: int, step_s: float, first: int = 0) -> Order:
+    def _task(self, path: _Path, number: int, step_s: float, first: int = 0) -> AcceleratorTask:
         settings = TrainSettings(
             batch_size=self._settings.workload.batch_size, workers=self._settings.workers, endpoint=path.kind
         )
-        return Order(path.connector, settings, number, self._settings.steps, step_s, first)
+        return AcceleratorTask(path.connector, settings, number, self._settings.steps, step_s, first)
 
     def _calibrate(self, number: int) -> None:
         """Steps with a buffer that is always full; the better of two attempts counts."""
         workload = self._settings.workload
         count = max(_CALIBRATION_STEPS, min(self._settings.steps, math.ceil(_CALIBRATION_S / workload.step_s)))
-        order = Order(None, TrainSettings(), number, count, workload.step_s)
+        task = AcceleratorTask(None, TrainSettings(), number, count, workload.step_s)
         found = 0.0
         for _ in range(2):
-            found = max(found, statistics.mean(each.au for each in self._group.run(order)))
+            found = max(found, statistics.mean(each.au for each in self._group.run(task)))
             if found >= CALIBRATED_AU:
                 break
         self._calibrated[number] = found
         self._on_event(Calibration(time=time.time(), accelerators=number, au=found, passed=found >= CALIBRATED_AU))
 
     def _warm(self, path: _Path, number: int) -> None:
-        steps = self._group.run(self._order(path, number, 0.0))
+        steps = self._group.run(self._task(path, number, 0.0))
         seconds = max(each.ended[-1] for each in steps) - min(each.begun for each in steps)
         samples = sum(each.samples for each in steps)
         self._on_event(
