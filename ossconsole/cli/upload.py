@@ -258,7 +258,7 @@ def _follow(job: UploadJob) -> None:
 def _log_line(progress: UploadProgress) -> str:
     of = f" of {progress.total:,}" if progress.total_known else ""
     failed = f", {progress.failed:,} failed" if progress.failed else ""
-    return f"{progress.phase}: {progress.done:,}{of} files{failed}, {_rate_text(progress)}"
+    return f"{progress.phase}: {counted(progress.done, 'file')}{of}{failed}, {_rate_text(progress)}"
 
 
 def _draw(job: UploadJob, bar: Progress) -> None:

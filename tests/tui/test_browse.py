@@ -923,7 +923,7 @@ async def test_u_uploads_a_file_to_the_folder_that_shows(
         await browser.press("u", *str(tmp_path / "missing"), "enter")
         await browser.until(lambda: "Enter a path" in browser.text)
         await browser.press("ctrl+u", *str(tmp_path / "notes.txt"), "enter")
-        await browser.until(lambda: "notes.txt" in browser.text)
+        await browser.until(lambda: "2 objects" in browser.text)
         (tmp_path / "notes.txt").write_text("changed since")
         await browser.press("u")
         await browser.answer(PromptScreen, str(tmp_path / "notes.txt"))
