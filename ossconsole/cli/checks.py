@@ -41,6 +41,7 @@ from ossconsole.config.files import (
 from ossconsole.config.metadata import MetadataError, MetadataService
 from ossconsole.config.profiles import Profile, endpoint_problem
 from ossconsole.config.renewal import RenewedSource, ends_within, utc_now
+from ossconsole.config.spawning import module_command
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import SHARDS_NAME, SPLITS, ManifestMissingError, manifest_key, object_key
 from ossconsole.storage.errors import StorageError
@@ -289,7 +290,7 @@ def torch_checks(limit_s: float) -> list[Check]:
     if missing:
         detail = f"Not installed: {', '.join(missing)}."
         return [fail("torch", detail, f"pip install {' '.join(missing)}"), warn("cuda", "Unknown without torch.")]
-    command = (sys.executable, "-m", "ossconsole.training.preflight")
+    command = module_command("ossconsole.training.preflight")
     try:
         done = subprocess.run(  # noqa: S603
             command, capture_output=True, timeout=limit_s, check=False, env={**without_credentials(), **SAFE_PATH}

@@ -1,4 +1,4 @@
-"""Starting processes of multiprocessing so that they import nothing from the current folder."""
+"""Starting Python processes so that they import nothing from the current folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,20 @@ The path for imports comes from the parent in any case.
 _FLAGS_FUNCTION = "_args_from_interpreter_flags"
 """Of multiprocessing.util, for all that it spawns. Not public, and the same since Python 3.4."""
 
+_RUN_MODULE = """\
+import sys
+sys.path = [folder for folder in sys.path if folder]
+del sys.argv[0]
+import runpy
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)"""
+
 _changing = threading.RLock()
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module as `python -m` does, which would import a grp.py of the current folder."""
+    flags = ("-P", "-m") if sys.version_info >= (3, 11) else ("-c", _RUN_MODULE)
+    return [sys.executable, *flags, module, *arguments]
 
 
 @contextmanager

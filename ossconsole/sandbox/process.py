@@ -9,7 +9,6 @@ import selectors
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -30,6 +29,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import open_private, write_remedy
 from ossconsole.config.profiles import Profile
+from ossconsole.config.spawning import module_command
 
 LOG_NAME = "sandbox.log"
 INFO_NAME = "running.json"
@@ -166,7 +166,7 @@ class SandboxProcess(RunningSandbox, AbstractContextManager["SandboxProcess"]):
 
 def spawn(directory: Path, options: Sequence[str], timeout_s: float) -> tuple[subprocess.Popen[bytes], SandboxInfo]:
     """Starts `ossconsole sandbox` on `directory` and waits until it answers. Raises SandboxError, SettingsError."""
-    command = [sys.executable, "-m", "ossconsole", "sandbox", "--dir", str(directory), *options]
+    command = module_command("ossconsole", "sandbox", "--dir", str(directory), *options)
     with os.fdopen(open_private(directory / LOG_NAME), "ab") as log:
         # The child can end with its stdin, which closes however this process ends. PR_SET_PDEATHSIG would also fire
         # when only the *thread* that started the child ends.

@@ -196,7 +196,6 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 imports from the current folder with -m")
 def test_files_of_the_current_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "secrets.py").write_text("raise RuntimeError('imported from the current folder')")
     monkeypatch.chdir(tmp_path)

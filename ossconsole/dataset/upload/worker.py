@@ -24,6 +24,7 @@ import msgspec
 
 from ossconsole.config.credentials import SAFE_PATH, without_credentials
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.spawning import module_command
 from ossconsole.dataset.decode import UnreadableImageError, import_jpeg_libraries, keep_freed_memory
 from ossconsole.dataset.source.files import MAX_FILE_BYTES, FileLocation, ZipLocation, read_location
 from ossconsole.dataset.upload.prepare import PreprocessConfig, prepare
@@ -187,7 +188,7 @@ class PrepareProcesses:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         theirs = [end for _, end in pairs]
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "ossconsole.dataset.upload.worker", *(str(end.fileno()) for end in theirs)],
+            module_command("ossconsole.dataset.upload.worker", *(str(end.fileno()) for end in theirs)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # decoders print warnings there, and the screen may be on it

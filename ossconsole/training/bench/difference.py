@@ -27,7 +27,7 @@ MIN_READINGS = 3
 ERROR = 0.05
 """Of all comparisons of two benchmarks together: how often one finds a difference although there is none."""
 
-_CORRELATIONS: _Floats = np.arange(0.0, 0.95, 0.1)
+_CORRELATIONS = np.arange(0.0, 0.95, 0.1, dtype=np.float64)
 _PRIOR = np.log1p(-_CORRELATIONS)  # smaller correlations are more likely
 
 
