@@ -97,13 +97,14 @@ def test_the_server_answers_on_loopback_only() -> None:
 
 
 def test_a_client_that_is_gone_leaves_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    before = set(threading.enumerate())  # servers of other tests may have kept connections
     server = MetricsServer(fed([step_event(1)]), 0)
     try:
         with socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0)) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # its end is a reset
             client.sendall(b"GET /metrics HTTP/1.0\r\n")
         urllib.request.urlopen(server.url, timeout=10).close()  # the one before it is being answered
-        for thread in threading.enumerate():
+        for thread in set(threading.enumerate()) - before:
             if "process_request_thread" in thread.name:
                 thread.join(10)
         assert capsys.readouterr().err == ""
