@@ -77,8 +77,7 @@ class OssCheckpoints:
         the one before. Raises ConsoleError when a write failed, of the one before too; earlier checkpoints are kept.
         Raises ArgumentError for a `state` that `load` would refuse, because code runs when it is loaded.
         """
-        if self._closed:
-            raise ConsoleError("These OssCheckpoints were closed.", remedy="Make new ones, or close them later.")
+        self._check_open()
         self.wait()
         top1 = None if top1 is None else float(top1)
         is_best = top1 is not None and top1 > self._best
@@ -97,6 +96,10 @@ class OssCheckpoints:
             self._best = saved.top1
         return saved.key
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConsoleError("These OssCheckpoints were closed.", remedy="Make new ones, or close them later.")
+
     def wait(self) -> None:
         """Waits until the last `save` is complete. Raises ConsoleError when it failed."""
         writing, self._writing = self._writing, None
@@ -108,8 +111,7 @@ class OssCheckpoints:
 
         It is loaded without running code. Raises ConsoleError where there is none, or where it is not a dictionary.
         """
-        if self._closed:
-            raise ConsoleError("These OssCheckpoints were closed.", remedy="Make new ones, or close them later.")
+        self._check_open()
         keys = {LATEST: stable_key(self._prefix, self._name), BEST: best_key(self._prefix, self._name)}
         key = keys.get(which, which)
         try:
@@ -168,7 +170,7 @@ def _serialized(state: Mapping[str, Any]) -> bytes:
     """The file of torch.save with copies of the tensors. Raises ArgumentError where `load` would refuse it."""
     if not isinstance(state, Mapping):
         raise ArgumentError(
-            f"The state is a {type(state).__name__}, no dictionary.",
+            f"The state is a {type(state).__name__}, not a dictionary.",
             remedy='Save model.state_dict(), or several in a dictionary: {"model": model.state_dict(), "step": step}.',
         )
     buffer = io.BytesIO()

@@ -63,7 +63,7 @@ class RankExchange:
         default_store = getattr(distributed.distributed_c10d, "_get_default_store", None)  # not public
         if default_store is not None:
             store = distributed.PrefixStore(f"ossconsole/watch/{next(_exchanges)}", default_store())
-            name_absent(store, distributed.get_rank(), distributed.get_world_size(), _LATE)
+            log_absent_ranks(store, distributed.get_rank(), distributed.get_world_size(), _LATE)
         self._group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
         self._work: Any = None
         self._received: Any = None
@@ -93,10 +93,10 @@ class RankExchange:
         return [RankTimes(wait_s, step_s) for wait_s, step_s, _ in rows], any(stop for *_, stop in rows)
 
 
-def name_absent(store: Any, rank: int, world: int, patience: timedelta) -> None:
+def log_absent_ranks(store: Any, rank: int, world: int, patience: timedelta) -> None:
     """Waits until all ranks have come here; logs which ones have not after `patience`.
 
-    A rank that does not watch its loop would hold up the others without a word. It may also be late only.
+    The other ranks wait for a rank that does not watch its loop. A rank may also only be late.
     """
     keys = [str(each) for each in range(world)]
     store.set(keys[rank], "here")

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import ossconsole
-from ossconsole.api.ranks import name_absent
+from ossconsole.api.ranks import log_absent_ranks
 from ossconsole.api.watch import Watch, WatchError, samples_in
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
@@ -402,7 +402,7 @@ def test_a_record_that_cannot_be_written_is_said_once(caplog: pytest.LogCaptureF
 def test_ranks_that_do_not_watch_their_loop_are_named(caplog: pytest.LogCaptureFixture) -> None:
     store = torch.distributed.HashStore()  # type: ignore[attr-defined]
     store.set("2", "here")
-    name_absent(store, 0, 4, timedelta(milliseconds=1))
+    log_absent_ranks(store, 0, 4, timedelta(milliseconds=1))
     assert [record.getMessage() for record in caplog.records] == [
         "Rank 0 waits for ranks 1, 3 to iterate over a watched loader. Call ossconsole.watch on every rank."
     ]

@@ -272,7 +272,7 @@ def _was_split(entry: os.DirEntry[str]) -> bool:
 
 
 def _file_entry(entry: os.DirEntry[str], path: str, *, lost: bool) -> SourceFile | UnreadableEntry:
-    """`lost` says whether what is no file should be a class folder, as it is a link among them."""
+    """`lost`: an entry that is not a file counts as lost, as it is a link where class folders are."""
     try:
         is_file = entry.is_file()
     except OSError:  # a loop of links

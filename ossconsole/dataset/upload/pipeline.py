@@ -72,7 +72,7 @@ class Pipeline:
         Raises Cancelled, what `items` raised, and ConsoleError when every other item would fail as well.
         """
         self._tasks = BoundedQueue[UploadItem](self._workers * _TASKS_AHEAD)
-        self._over = threading.Event()
+        self._feeding_ended = threading.Event()
         self._feeding = self._workers
         self._pool = self._job.sender_pool = ThreadPool(
             self._send_counted,
@@ -89,7 +89,7 @@ class Pipeline:
                 self._gate.check()
                 self._tasks.put(item)
             self._tasks.close()
-            self._over.wait()  # not for the threads, which may read from a disk that hangs
+            self._feeding_ended.wait()  # not for the threads, which may read from a disk that hangs
         except BaseException as error:  # noqa: BLE001  raised by `finish` once the threads have ended
             self._pool.abort(error)
         try:
@@ -104,7 +104,7 @@ class Pipeline:
     def _abort(self) -> None:
         """Ends the waits of every thread but those for OSS's answers."""
         self._tasks.abort()
-        self._over.set()
+        self._feeding_ended.set()
         with self._processes_lock:
             if self._processes:
                 self._processes.abort()
@@ -157,12 +157,12 @@ class Pipeline:
         worker.send(Task(item.key, item.sample.size, item.sample.location))
         waiting.append(item)
 
-    def _fed(self) -> None:
+    def _feeder_ended(self) -> None:
         """One of the threads that feed the processes has ended."""
         with self._processes_lock:
             self._feeding -= 1
             if not self._feeding:
-                self._over.set()
+                self._feeding_ended.set()
 
     # Sending
 
@@ -244,7 +244,7 @@ class Pipeline:
             except BaseException as error:  # noqa: BLE001  raised by `run`
                 self._pool.abort(error)
             finally:
-                self._fed()
+                self._feeder_ended()
 
         thread = threading.Thread(target=main, name=f"upload-feed-{number}", daemon=True)
         thread.start()

@@ -163,9 +163,9 @@ class _Planner:
         decide: Callable[[PlannedSample], PlanAction],
         stop: threading.Event,
         on_progress: Callable[[int], None] | None,
-        lose: Callable[[SkippedFile], None] = lambda _: None,
+        on_lost: Callable[[SkippedFile], None] = lambda _: None,
     ) -> None:
-        """Counts every file of the source; `lose` is called with those lost. Raises Cancelled, ConsoleError."""
+        """Counts every file of the source; `on_lost` gets those that are lost. Raises Cancelled, ConsoleError."""
         for item in self._layout.items():
             self._counts["files"] += 1
             if self._counts["files"] % _REPORT_EVERY == 0:
@@ -177,7 +177,7 @@ class _Planner:
                 self._add(item, decide(item))
             elif item.lost:
                 self._lose(item.path, item.reason)
-                lose(item)
+                on_lost(item)
             else:
                 self._unused.add(item.path, item.reason)
 

@@ -145,7 +145,7 @@ def _bottleneck(busy: Busy, elapsed: float, workers: int, senders: int) -> Pipel
 
 _RECENT = 8
 _CLASSES = 24
-_MUCH = 1.2
+_MANY_CHECKS = 1.2
 
 
 class Phase(str, enum.Enum):
@@ -209,7 +209,7 @@ class UploadProgress(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def checks(self) -> bool:
         """Whether much of the work finds out that nothing is to be sent."""
-        return self.files_per_s > _MUCH * self.samples_per_s
+        return self.files_per_s > _MANY_CHECKS * self.samples_per_s
 
 
 class SamplePreview(msgspec.Struct, frozen=True):

@@ -95,7 +95,7 @@ class RunMonitor:
         return self._refused > before
 
     def leave(self, why: str) -> None:
-        """End auto A/B before this console stops to switch the run, which may go on for hours: see `stay_on`."""
+        """End auto A/B when this console leaves the run, and switch the run to the endpoint that `stay_on` names."""
         auto, run = self.auto, self._run
         if auto is None or auto.done or run is None or not run.alive:
             return
