@@ -100,3 +100,8 @@ def _follow(requests: Iterable[bytes], context: RunContext) -> None:
     """Carries out the requests until the parent ends."""
     for line in requests:
         msgspec.json.decode(line, type=Request).apply(context)
+
+
+if __name__ == "__main__":
+    # Not sys.exit: the thread that waits for requests holds the lock of its stream, and CUDA may hang at the end.
+    os._exit(main())

@@ -16,7 +16,6 @@ import selectors
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections import deque
@@ -33,6 +32,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder, native_log_path, open_private, reason, state_dir, unwritable
 from ossconsole.config.profiles import Profile
+from ossconsole.config.spawning import module_command
 from ossconsole.config.text import counted, signal_name
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event
@@ -43,17 +43,7 @@ from ossconsole.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
-_RANK = """\
-import os, sys
-sys.path = [folder for folder in sys.path if folder]
-from ossconsole.training.rank_process import main
-os._exit(main())"""
-"""Does not import from the current folder; Python 3.10 has no SAFE_PATH for `python -m`.
-
-Not sys.exit: the thread that waits for requests holds the lock of its stream, and CUDA may hang at the end.
-"""
-
-RANK_COMMAND = (sys.executable, "-c", _RANK)
+RANK_COMMAND = module_command("ossconsole.training.rank_process")
 
 _POLL_S = 0.1  # the longest that a request of the user waits
 _END_TIMEOUT_S = 10.0  # for the other ranks after rank 0 finished, and for their reasons after one failed
