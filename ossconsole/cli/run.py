@@ -16,18 +16,11 @@ import click
 from ossconsole.cli.output import say
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import logs_dir, open_private
+from ossconsole.config.spawning import module_command
 from ossconsole.config.text import counted, signal_name
 
 _POLL_S = 0.2
 _FIRST_WAIT_S, _MAX_WAIT_S = 1.0, 60.0
-SUPERVISOR = """\
-import sys
-sys.path = [folder for folder in sys.path if folder]
-from ossconsole.cli.run import supervise
-supervise()"""
-"""The program of the supervisor. It does not import from the current folder, see SAFE_PATH, which its script must not
-inherit."""
-
 _DETACHED = 128 + signal.SIGINT
 _NOT_STARTED = 126  # as shells have it
 
@@ -53,7 +46,7 @@ def run(command: tuple[str, ...], restarts: int, detach: bool) -> int:
     output = open_private(log)
     try:
         supervisor = subprocess.Popen(  # noqa: S603 - the user's own command
-            [sys.executable, "-c", SUPERVISOR, str(restarts), *command],
+            module_command("ossconsole.cli.run", str(restarts), *command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -124,3 +117,7 @@ def supervise() -> None:
                 sys.exit(128 + requested[0])
             time.sleep(_POLL_S)
         wait_s = min(_MAX_WAIT_S, 2 * wait_s)
+
+
+if __name__ == "__main__":
+    supervise()

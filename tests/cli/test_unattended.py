@@ -6,16 +6,15 @@ import errno
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from ossconsole.cli import unattended
-from ossconsole.cli.run import SUPERVISOR
 from ossconsole.cli.unattended import Printing, stopping_on_signals
 from ossconsole.config.profiles import OnHangup
+from ossconsole.config.spawning import module_command
 from ossconsole.telemetry.events import Event, InfoEvent
 
 DEADLINE_S = 60
@@ -76,7 +75,9 @@ def test_a_signal_stops_the_work_although_its_message_has_no_reader(monkeypatch:
 def supervised(tmp_path: Path, *command: str) -> subprocess.Popen[bytes]:
     (tmp_path / "shlex.py").write_text("raise RuntimeError('imported from the current folder')")
     with (tmp_path / "log").open("wb") as log:
-        return subprocess.Popen([sys.executable, "-c", SUPERVISOR, "3", *command], stdout=log, stderr=log, cwd=tmp_path)
+        return subprocess.Popen(
+            module_command("ossconsole.cli.run", "3", *command), stdout=log, stderr=log, cwd=tmp_path
+        )
 
 
 def test_a_script_that_is_ended_between_two_restarts_is_not_started_again(tmp_path: Path) -> None:
